@@ -1,0 +1,464 @@
+//! The state of one connection: bytes from the client become commands, or faults.
+//!
+//! Does no I/O: `serve` brings what was read and writes what is to be written.
+
+use std::net::SocketAddr;
+
+use leveret_amqp_wire::method::{
+    ChannelCloseOk, ConnectionCloseOk, ConnectionOpen, ConnectionOpenOk, ConnectionStartOk,
+};
+use leveret_amqp_wire::publish::is_publish;
+use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, PublishView, frame};
+use leveret_broker::engine::{Command, Operation, Token};
+use leveret_broker::{Broker, Session};
+use leveret_model::{Chunk, Message};
+use rustc_hash::FxHashMap;
+
+use crate::confirm::Confirms;
+use crate::content::{self, Assembly, PUBLISH};
+use crate::fault::{
+    CHANNEL_ERROR, COMMAND_INVALID, Fault, NOT_ALLOWED, NOT_IMPLEMENTED, UNEXPECTED_FRAME,
+};
+use crate::handshake::{self, Capabilities, Tuning};
+use crate::operation::{Meaning, meaning};
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Header,
+    StartOk,
+    TuneOk,
+    Open,
+    Running,
+    /// The client closes; its session is being ended.
+    Leaving,
+    /// We close; the client has not agreed yet.
+    Closing,
+    /// Refused without a word: the socket stays open for a while, so that guessing takes time.
+    Refused,
+    Closed,
+}
+
+pub(crate) struct Connection {
+    broker: Broker,
+    pub(crate) peer: SocketAddr,
+    pub(crate) phase: Phase,
+    pub(crate) tuning: Tuning,
+    capabilities: Capabilities,
+    pub(crate) session: Option<Session>,
+    pub(crate) channels: FxHashMap<u16, Channel>,
+    pub(crate) consumers: FxHashMap<u64, DeliverPrefix>,
+    /// Channels with confirms to write.
+    pub(crate) confirming: Vec<u16>,
+    /// What this read has asked for so far.
+    commands: Vec<Command>,
+    chunk: Chunk,
+}
+
+/// A channel that the client opened.
+#[derive(Debug, Default)]
+pub(crate) struct Channel {
+    /// The message being published, if its frames did not all come at once.
+    assembly: Option<Assembly>,
+    pub(crate) confirms: Option<Confirms>,
+    pub(crate) state: ChannelState,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChannelState {
+    #[default]
+    Open,
+    /// The client has closed it; the engine has not answered yet.
+    Leaving,
+    /// We have closed it; the client has not agreed yet, and what it sends means nothing.
+    Closing,
+}
+
+impl Connection {
+    pub(crate) fn new(broker: Broker, peer: SocketAddr) -> Self {
+        Connection {
+            broker,
+            peer,
+            phase: Phase::Header,
+            tuning: Tuning::default(),
+            capabilities: Capabilities::default(),
+            session: None,
+            channels: FxHashMap::default(),
+            consumers: FxHashMap::default(),
+            confirming: Vec::new(),
+            commands: Vec::new(),
+            chunk: Chunk::default(),
+        }
+    }
+
+    /// Takes what was read, submits what it asks for, and writes to `out` what can be answered
+    /// at once. Returns how much of the input it has taken; the rest is to come again, with more.
+    pub(crate) fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+        self.chunk = Chunk::with_capacity(input.len());
+        let mut used = 0;
+        while used < input.len() && self.phase != Phase::Closed {
+            match self.next(&input[used..], out) {
+                Ok(0) => break,
+                Ok(n) => used += n,
+                Err(fault) => self.fail(&fault, out),
+            }
+        }
+        self.submit();
+        used
+    }
+
+    fn submit(&mut self) {
+        let Some(session) = &self.session else { return };
+        if !self.commands.is_empty() {
+            let mut chunk = std::mem::take(&mut self.chunk);
+            chunk.shrink();
+            session.submit(std::mem::take(&mut self.commands), chunk);
+        }
+        self.chunk = Chunk::default();
+    }
+
+    /// Tells the engine that the client has taken this much of its output.
+    pub(crate) fn taken(&mut self, bytes: usize) {
+        self.command(0, (0, 0), Operation::Taken { bytes });
+        self.submit();
+    }
+
+    /// Takes one frame, or one message, from the start of the input; 0 if it is not all there.
+    fn next(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+        if matches!(self.phase, Phase::Leaving | Phase::Refused | Phase::Closed) {
+            return Ok(input.len());
+        }
+        if self.phase == Phase::Header {
+            return Ok(self.header(input, out));
+        }
+        let parsed = frame::parse(input, self.tuning.frame_max);
+        if self.phase == Phase::Closing {
+            // After a fault nothing counts but the client's agreement.
+            return match parsed {
+                Ok(None) => Ok(0),
+                Ok(Some((frame, used))) => {
+                    self.closing_frame(&frame, out);
+                    Ok(used)
+                }
+                Err(_) => {
+                    self.phase = Phase::Closed;
+                    Ok(input.len())
+                }
+            };
+        }
+        let Some((frame, used)) = parsed? else { return Ok(0) };
+        if frame.channel == 0 {
+            self.connection_frame(&frame, out)?;
+            return Ok(used);
+        }
+        if self.phase != Phase::Running {
+            return Err(Fault::new(CHANNEL_ERROR, "the connection is not open yet"));
+        }
+        let result = self.channel_frame(&frame, &input[used..], out);
+        match result {
+            Ok(more) => Ok(used + more),
+            Err(fault) if fault.closes_channel() => {
+                self.fail_channel(frame.channel, &fault, out);
+                Ok(used)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn header(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+        match ProtocolHeader::parse(input) {
+            Ok(None) => 0,
+            Ok(Some(_)) => {
+                Method::from(handshake::start()).frame(0, out);
+                self.phase = Phase::StartOk;
+                ProtocolHeader::LEN
+            }
+            Err(error) => {
+                tracing::info!(peer = %self.peer, %error, "not an AMQP 0-9-1 client");
+                out.extend_from_slice(&frame::PROTOCOL_HEADER);
+                self.phase = Phase::Closed;
+                input.len()
+            }
+        }
+    }
+
+    fn closing_frame(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) {
+        if frame.channel != 0 || frame.kind != frame::METHOD {
+            return;
+        }
+        match Method::decode(frame.payload) {
+            Ok(Method::ConnectionCloseOk(_)) => self.phase = Phase::Closed,
+            Ok(Method::ConnectionClose(_)) => {
+                Method::from(ConnectionCloseOk {}).frame(0, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn connection_frame(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+        match frame.kind {
+            frame::HEARTBEAT => return Ok(()),
+            frame::METHOD => {}
+            kind => {
+                let text = format!("unexpected frame of type {kind} on channel 0");
+                return Err(Fault::new(UNEXPECTED_FRAME, text));
+            }
+        }
+        let method = Method::decode(frame.payload)?;
+        let id = method.id();
+        match (self.phase, method) {
+            (_, Method::ConnectionClose(close)) => {
+                let (code, text) = (close.reply_code, close.reply_text.to_string());
+                tracing::debug!(peer = %self.peer, code, text, "the client closes");
+                self.leave(out);
+            }
+            (Phase::StartOk, Method::ConnectionStartOk(ok)) => self.authenticate(&ok, out)?,
+            (Phase::TuneOk, Method::ConnectionTuneOk(ok)) => {
+                self.tuning = handshake::tuned(&ok)?;
+                self.phase = Phase::Open;
+            }
+            (Phase::Open, Method::ConnectionOpen(open)) => self.open(&open, out)?,
+            (_, Method::ConnectionUpdateSecret(_)) => {
+                let text = "connection.update-secret is not supported by this version of leveret";
+                return Err(Fault::new(NOT_IMPLEMENTED, text).of(id));
+            }
+            (_, other) => {
+                let text = format!("{} is not expected here", other.name());
+                return Err(Fault::new(COMMAND_INVALID, text).of(id));
+            }
+        }
+        Ok(())
+    }
+
+    fn authenticate(&mut self, ok: &ConnectionStartOk, out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.capabilities = Capabilities::of(&ok.client_properties);
+        let (name, password) = handshake::credentials(ok)?;
+        if self.broker.authenticate(name, password, self.peer.ip().to_canonical().is_loopback()) {
+            Method::from(handshake::tune()).frame(0, out);
+            self.phase = Phase::TuneOk;
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(name);
+        tracing::warn!(peer = %self.peer, user = %name, "login refused");
+        if self.capabilities.authentication_failure_close {
+            return Err(handshake::login_refused());
+        }
+        self.phase = Phase::Refused;
+        Ok(())
+    }
+
+    fn open(&mut self, open: &ConnectionOpen, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let vhost = &open.virtual_host;
+        let Some(session) = self.broker.connect(vhost.as_bytes()) else {
+            let text = format!("vhost {vhost} not found");
+            return Err(Fault::new(NOT_ALLOWED, text).of(ConnectionOpen::ID));
+        };
+        self.session = Some(session);
+        self.phase = Phase::Running;
+        Method::from(ConnectionOpenOk::default()).frame(0, out);
+        tracing::debug!(peer = %self.peer, "connected");
+        Ok(())
+    }
+
+    /// The client wants to close: its session ends first, and with it its exclusive queues.
+    fn leave(&mut self, out: &mut Vec<u8>) {
+        if self.session.is_none() {
+            Method::from(ConnectionCloseOk {}).frame(0, out);
+            self.phase = Phase::Closed;
+            return;
+        }
+        self.command(0, (0, 0), Operation::Disconnect);
+        self.phase = Phase::Leaving;
+    }
+
+    /// Takes a frame of a channel. `rest` is what lies behind it; returns how much of that it has
+    /// taken too.
+    fn channel_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        rest: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Fault> {
+        let number = frame.channel;
+        if frame.kind == frame::HEARTBEAT {
+            let text = format!("heartbeat on channel {number}, not 0");
+            return Err(Fault::new(UNEXPECTED_FRAME, text));
+        }
+        let Some(channel) = self.channels.get_mut(&number) else {
+            self.open_channel(frame)?;
+            return Ok(0);
+        };
+        if channel.state != ChannelState::Open {
+            self.closed_channel_frame(frame, out);
+            return Ok(0);
+        }
+        if let Some(assembly) = &mut channel.assembly {
+            if assembly.frame(frame.kind, frame.payload)? {
+                let assembly = channel.assembly.take().expect("just used");
+                self.publish(number, assembly.mandatory, assembly.message())?;
+            }
+            return Ok(0);
+        }
+        if frame.kind != frame::METHOD {
+            let text = "expected method frame, got non method frame instead";
+            return Err(Fault::new(UNEXPECTED_FRAME, text));
+        }
+        if is_publish(frame.payload) {
+            return self.publish_frame(number, frame.payload, rest);
+        }
+        let method = Method::decode(frame.payload)?;
+        self.channel_method(number, method, out)?;
+        Ok(0)
+    }
+
+    fn publish_frame(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Fault> {
+        let publish = PublishView::parse(payload)?;
+        if publish.immediate {
+            return Err(Fault::new(NOT_IMPLEMENTED, "immediate=true").of(PUBLISH));
+        }
+        if let Some(whole) = content::whole(rest, number, self.tuning.frame_max) {
+            let (content, used) = whole?;
+            let message = Message {
+                envelope: publish.envelope,
+                properties: content.properties,
+                body: content.body,
+                persistent: content.persistent,
+            };
+            self.publish(number, publish.mandatory, message)?;
+            return Ok(used);
+        }
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.assembly = Some(Assembly::new(&publish));
+        }
+        Ok(0)
+    }
+
+    /// Adds a whole message to the batch.
+    fn publish(&mut self, holder: u16, wanted: bool, message: Message<'_>) -> Result<(), Fault> {
+        let index = self.chunk.push(message).map_err(|error| {
+            Fault::new(crate::fault::PRECONDITION_FAILED, error.to_string()).of(PUBLISH)
+        })?;
+        if let Some(Command {
+            holder: same,
+            operation: Operation::Publish { first, count, mandatory },
+            ..
+        }) = self.commands.last_mut()
+            && *same == holder
+            && *mandatory == wanted
+            && *first + *count == index
+        {
+            *count += 1;
+            return Ok(());
+        }
+        let publish = Operation::Publish { first: index, count: 1, mandatory: wanted };
+        self.command(holder, PUBLISH, publish);
+        Ok(())
+    }
+
+    fn open_channel(&mut self, frame: &Frame<'_>) -> Result<(), Fault> {
+        let number = frame.channel;
+        let method = match frame.kind {
+            frame::METHOD => Some(Method::decode(frame.payload)?),
+            _ => None,
+        };
+        let Some(Method::ChannelOpen(_)) = method else {
+            let id = method.map_or((0, 0), |method| method.id());
+            return Err(Fault::new(CHANNEL_ERROR, "expected 'channel.open'").of(id));
+        };
+        let max = self.tuning.channel_max;
+        if self.channels.len() >= usize::from(max) {
+            let text = format!(
+                "number of channels opened ({}) has reached the negotiated channel_max ({max})",
+                self.channels.len()
+            );
+            return Err(Fault::new(NOT_ALLOWED, text).of((20, 10)));
+        }
+        self.channels.insert(number, Channel::default());
+        self.command(number, (20, 10), Operation::Open);
+        Ok(())
+    }
+
+    fn channel_method(
+        &mut self,
+        number: u16,
+        method: Method,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let id = method.id();
+        match method {
+            Method::ChannelOpen(_) => {
+                return Err(Fault::new(CHANNEL_ERROR, "second 'channel.open' seen").of(id));
+            }
+            Method::ChannelClose(_) => {
+                if let Some(channel) = self.channels.get_mut(&number) {
+                    channel.state = ChannelState::Leaving;
+                }
+                self.command(number, id, Operation::Close);
+            }
+            // A late answer to a close that crossed the client's own.
+            Method::ChannelCloseOk(_) | Method::ChannelFlowOk(_) => {}
+            method => match meaning(method)? {
+                Meaning::Command(operation) => self.command(number, id, operation),
+                Meaning::Answer(answer) => answer.frame(number, out),
+            },
+        }
+        Ok(())
+    }
+
+    /// A frame of a channel that is being closed from one side.
+    fn closed_channel_frame(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) {
+        if frame.kind != frame::METHOD {
+            return;
+        }
+        match Method::decode(frame.payload) {
+            Ok(Method::ChannelCloseOk(_)) => {
+                let closing = |channel: &Channel| channel.state == ChannelState::Closing;
+                if self.channels.get(&frame.channel).is_some_and(closing) {
+                    self.channels.remove(&frame.channel);
+                }
+            }
+            Ok(Method::ChannelClose(_)) => Method::from(ChannelCloseOk {}).frame(frame.channel, out),
+            _ => {}
+        }
+    }
+
+    fn command(&mut self, holder: u16, method: (u16, u16), operation: Operation) {
+        let token = Token(u32::from(method.0) << 16 | u32::from(method.1));
+        self.commands.push(Command { holder, token, operation });
+    }
+
+    /// Closes a channel for a fault that this side found.
+    fn fail_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
+        self.command(number, (0, 0), Operation::Close);
+        self.close_channel(number, fault, out);
+    }
+
+    /// Tells the client that its channel is closed; the engine knows already, or will.
+    pub(crate) fn close_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
+        let text = fault.reply_text();
+        tracing::info!(peer = %self.peer, channel = number, %text, "closing a channel");
+        if let Some(channel) = self.channels.get_mut(&number) {
+            *channel = Channel { state: ChannelState::Closing, ..Channel::default() };
+        }
+        fault.channel_close().frame(number, out);
+    }
+
+    /// Closes the connection for a fault. What was asked for before it is done still.
+    pub(crate) fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) {
+        let text = fault.reply_text();
+        tracing::info!(peer = %self.peer, %text, "closing a connection");
+        self.submit();
+        self.session = None;
+        self.commands.clear();
+        self.channels.clear();
+        self.consumers.clear();
+        self.confirming.clear();
+        fault.connection_close().frame(0, out);
+        self.phase = Phase::Closing;
+    }
+
+    /// Whether the client wants to hear that a consumer is gone.
+    pub(crate) fn wants_cancels(&self) -> bool {
+        self.capabilities.consumer_cancel_notify
+    }
+}

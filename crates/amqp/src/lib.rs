@@ -1,0 +1,23 @@
+//! The AMQP 0-9-1 front door: one [`serve`] a connection.
+//!
+//! A socket read is decoded into one batch of commands for the broker's session; what the session
+//! is told is encoded into one write.
+//!
+//! # Layout
+//! - `serve`: sockets, timers and buffers; all the I/O there is
+//! - `connection`: the protocol's state, from bytes to commands; `handshake`: its beginning
+//! - `content`: putting published messages together; `operation`: methods into commands
+//! - `encode`: what the session is told, into bytes; `confirm`: coalescing publisher confirms
+//! - `fault`: errors, their codes and what they close
+
+mod confirm;
+mod connection;
+mod content;
+mod encode;
+mod fault;
+mod handshake;
+mod operation;
+mod serve;
+
+pub use handshake::RABBITMQ_VERSION;
+pub use serve::serve;

@@ -1,0 +1,148 @@
+//! Opening, using and closing a broker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use leveret_engine::{Engine, QueueStatus};
+use leveret_model::{Lsn, SessionId};
+use leveret_storage::{Log, LogOptions, ReplayError};
+
+pub use leveret_storage::OpenError;
+
+use crate::combiner::Combiner;
+use crate::core::Core;
+use crate::outbox::Outbox;
+use crate::session::Session;
+use crate::users::User;
+use crate::waiters::Waiters;
+
+/// What a broker needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything durable is kept.
+    pub data_dir: PathBuf,
+    /// Who may connect.
+    pub users: Vec<User>,
+}
+
+/// A running broker. Clones are the same one.
+#[derive(Clone)]
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) combiner: Combiner,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) progress: Arc<Progress>,
+    users: Vec<User>,
+    next_session: AtomicU64,
+}
+
+/// How far the log is, for those who do not hold the engine.
+#[derive(Default)]
+pub(crate) struct Progress {
+    appended: AtomicU64,
+    durable: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn appended(&self, end: Lsn) {
+        self.appended.store(end.0, Ordering::Release);
+    }
+
+    fn became_durable(&self, end: Lsn) {
+        self.durable.fetch_max(end.0, Ordering::AcqRel);
+    }
+
+    /// Everything below it is durable.
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Bytes appended and not durable yet.
+    pub(crate) fn backlog(&self) -> u64 {
+        let appended = self.appended.load(Ordering::Acquire);
+        appended.saturating_sub(self.durable.load(Ordering::Acquire))
+    }
+}
+
+impl Broker {
+    /// Opens the data directory, and restores what it holds.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the directory is in use, cannot be read, or holds damaged data.
+    pub fn open(options: Options) -> Result<Broker, OpenError> {
+        let mut engine = Engine::new(seed());
+        let waiters = Arc::new(Waiters::default());
+        let progress = Arc::new(Progress::default());
+        let on_durable = {
+            let (waiters, progress) = (Arc::clone(&waiters), Arc::clone(&progress));
+            move |durable: Lsn| {
+                progress.became_durable(durable);
+                waiters.durable(durable);
+                waiters.unpark();
+            }
+        };
+        let log = Log::open(
+            &options.data_dir,
+            LogOptions::default(),
+            &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
+            Box::new(on_durable),
+        )?;
+        engine.restored();
+        log.pin(&engine.addresses().collect::<Vec<_>>());
+        progress.became_durable(log.durable());
+        let core = Core::new(engine, log, Arc::clone(&waiters), Arc::clone(&progress));
+        let shared = Shared {
+            combiner: Combiner::new(core),
+            waiters,
+            progress,
+            users: options.users,
+            next_session: AtomicU64::new(1),
+        };
+        Ok(Broker { shared: Arc::new(shared) })
+    }
+
+    /// Whether this user may connect with this password.
+    #[must_use]
+    pub fn authenticate(&self, name: &[u8], password: &[u8], loopback: bool) -> bool {
+        self.shared.users.iter().any(|user| user.admits(name, password, loopback))
+    }
+
+    /// Starts a session in a virtual host, if there is one of that name.
+    #[must_use]
+    pub fn connect(&self, vhost: &[u8]) -> Option<Session> {
+        let id = SessionId(self.shared.next_session.fetch_add(1, Ordering::Relaxed));
+        let outbox = Arc::new(Outbox::default());
+        let connected = self.shared.combiner.with(|core| {
+            core.outboxes.insert(id, Arc::clone(&outbox));
+            core.engine.connect(id, vhost)
+        });
+        let session = Session::new(id, outbox, Arc::clone(&self.shared));
+        connected.then_some(session)
+    }
+
+    /// The queues there are.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        self.shared.combiner.with(|core| core.engine.queues().collect())
+    }
+
+    /// Makes everything durable that was submitted, and gives up the data directory. What is
+    /// submitted afterwards is dropped.
+    pub fn close(&self) {
+        let log = self.shared.combiner.with(Core::take_log);
+        if let Some(log) = log {
+            log.close();
+        }
+    }
+}
+
+/// For names that nobody should guess by accident.
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) << 32 ^ now.as_secs() ^ u64::from(std::process::id()) << 16
+}

@@ -1,0 +1,73 @@
+//! Who runs the engine: whichever thread has a batch (*flat combining*).
+//!
+//! A thread that finds the engine taken leaves its batch in the inbox, and the one that has it
+//! runs it too. So a batch rarely waits for another thread to wake up, and the engine's state
+//! stays in one core's cache while it is busy.
+
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::Waker;
+
+use leveret_engine::Batch;
+
+use crate::core::Core;
+
+pub(crate) struct Combiner {
+    core: Mutex<Core>,
+    inbox: Mutex<Vec<Batch>>,
+}
+
+impl Combiner {
+    pub(crate) fn new(core: Core) -> Self {
+        Combiner { core: Mutex::new(core), inbox: Mutex::default() }
+    }
+
+    /// Has a batch run: by this thread, or by the one that runs others at this moment. Batches of
+    /// one thread are run in the order in which it submits them.
+    pub(crate) fn submit(&self, batch: Batch) {
+        lock(&self.inbox).push(batch);
+        let mut wakers = Vec::new();
+        // Whoever holds the engine looks into the inbox again after giving it up, so either this
+        // succeeds or that finds the batch.
+        while !lock(&self.inbox).is_empty() {
+            let Some(mut core) = self.try_core() else { break };
+            self.drain(&mut core, &mut wakers);
+            drop(core);
+            wakers.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Does something else with the engine, after everything that was submitted before.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
+        let mut wakers = Vec::new();
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drain(&mut core, &mut wakers);
+        let result = f(&mut core);
+        drop(core);
+        wakers.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    fn drain(&self, core: &mut Core, wakers: &mut Vec<Waker>) {
+        loop {
+            let batches = std::mem::take(&mut *lock(&self.inbox));
+            if batches.is_empty() {
+                return;
+            }
+            for batch in batches {
+                core.run(batch, wakers);
+            }
+        }
+    }
+
+    fn try_core(&self) -> Option<MutexGuard<'_, Core>> {
+        match self.core.try_lock() {
+            Ok(core) => Some(core),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,86 @@
+//! One turn of the engine: a batch in, its effects carried out.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use leveret_engine::{Batch, Effects, Engine};
+use leveret_model::{Lsn, SessionId};
+use leveret_storage::{Log, Slot};
+use rustc_hash::FxHashMap;
+
+use crate::broker::Progress;
+use crate::outbox::Outbox;
+use crate::waiters::Waiters;
+
+/// What may only be touched by one thread at a time.
+pub(crate) struct Core {
+    pub(crate) engine: Engine,
+    pub(crate) outboxes: FxHashMap<SessionId, Arc<Outbox>>,
+    effects: Effects,
+    log: Option<Log>,
+    waiters: Arc<Waiters>,
+    progress: Arc<Progress>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        engine: Engine,
+        log: Log,
+        waiters: Arc<Waiters>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let (outboxes, effects) = (FxHashMap::default(), Effects::default());
+        Core { engine, outboxes, effects, log: Some(log), waiters, progress }
+    }
+
+    /// The log, to be closed; whatever is submitted afterwards is dropped.
+    pub(crate) fn take_log(&mut self) -> Option<Log> {
+        self.log.take()
+    }
+
+    /// Runs a batch. Adds to `wakers` whom to wake when no lock is held any more.
+    pub(crate) fn run(&mut self, batch: Batch, wakers: &mut Vec<Waker>) {
+        let Some(log) = &self.log else { return };
+        let effects = &mut self.effects;
+        let mut slot = log.reserve();
+        if slot.new_segment() {
+            begin_segment(&self.engine, &mut slot);
+        }
+        self.engine.step(batch, slot.position(), effects);
+
+        let end = slot.position().advance(effects.log.len() as u64);
+        for confirm in effects.confirms.drain(..) {
+            if let Some(outbox) = self.outboxes.get(&confirm.session) {
+                self.waiters.confirm(end, Arc::clone(outbox), confirm);
+            }
+        }
+        for outbound in effects.outbound.drain(..) {
+            let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
+            let held_back = outbound.after_log && !effects.log.is_empty();
+            if held_back {
+                self.waiters.wake(end, Arc::clone(outbox));
+            }
+            let after = if held_back { end } else { Lsn(0) };
+            if !outbound.items.is_empty() {
+                wakers.extend(outbox.push(after, outbound));
+            }
+        }
+        self.progress.appended(end);
+        slot.append(&effects.log, effects.records, effects.pinned);
+        drop(slot);
+        effects.log.clear();
+        effects.records = 0;
+        effects.pinned = 0;
+        if !effects.released.is_empty() {
+            log.release(&effects.released);
+            effects.released.clear();
+        }
+    }
+}
+
+/// A segment begins with all definitions, so that older ones are not needed for them.
+fn begin_segment(engine: &Engine, slot: &mut Slot<'_>) {
+    let mut snapshot = Vec::new();
+    let records = engine.snapshot(&mut snapshot);
+    slot.append(&snapshot, records, 0);
+}

@@ -1,0 +1,20 @@
+//! The runtime around the engine: sessions, the log, and who waits for what.
+//!
+//! A front door opens a [`Session`] for each connection, submits batches of commands and polls for
+//! what it is told. Whichever thread brings a batch runs the engine (see `combiner`); what the
+//! engine wants written goes to the log, what it wants told goes to the sessions' outboxes, some of
+//! it only once the log is durable (see `waiters`).
+
+mod broker;
+mod combiner;
+mod core;
+mod outbox;
+mod session;
+mod users;
+mod waiters;
+
+pub use broker::{Broker, OpenError, Options};
+pub use session::Session;
+pub use users::User;
+
+pub use leveret_engine as engine;

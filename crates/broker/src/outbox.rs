@@ -1,0 +1,75 @@
+//! What a session is to be told, waiting for its connection to fetch it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use leveret_engine::Outbound;
+use leveret_model::Lsn;
+
+/// First in, first out, and one thing may have to wait until the log is durable up to an address:
+/// then everything behind it waits too, so that order is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<(Lsn, Outbound)>,
+    /// Bytes of deliveries in `queue`.
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds something, to be told when the log is durable up to `after`. Returns whom to wake,
+    /// which is best done when no lock is held.
+    pub(crate) fn push(&self, after: Lsn, outbound: Outbound) -> Option<Waker> {
+        let mut inner = self.lock();
+        inner.bytes += outbound.bytes;
+        inner.queue.push_back((after, outbound));
+        inner.waker.take()
+    }
+
+    /// Whom to wake because the log has become durable.
+    pub(crate) fn waker(&self) -> Option<Waker> {
+        self.lock().waker.take()
+    }
+
+    /// Moves everything that may be told to `into`; pending if there is nothing.
+    pub(crate) fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        durable: impl Fn() -> Lsn,
+        into: &mut Vec<Outbound>,
+    ) -> Poll<()> {
+        let mut inner = self.lock();
+        let before = into.len();
+        // Read under the lock: who makes it durable looks for a waker after that.
+        let durable = durable();
+        while let Some((after, _)) = inner.queue.front()
+            && *after <= durable
+        {
+            let Some((_, outbound)) = inner.queue.pop_front() else { break };
+            inner.bytes -= outbound.bytes;
+            into.push(outbound);
+        }
+        if into.len() > before {
+            return Poll::Ready(());
+        }
+        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            inner.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Bytes of deliveries that wait in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+}

@@ -1,0 +1,232 @@
+//! A broker for one test.
+
+use crate::program;
+use crate::tools::say;
+use rustix::process::{Pid, Signal, kill_process};
+use std::env;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio, id};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
+
+/// A broker that lives as long as this value.
+pub(crate) struct Broker {
+    url: String,
+    host: Host,
+}
+
+enum Host {
+    /// A process of ours.
+    Ours(Server),
+    /// A broker that others run. Tests share its names, so they take turns.
+    Foreign { _turn: MutexGuard<'static, ()> },
+}
+
+struct Server {
+    port: u16,
+    home: TempDir,
+    child: Option<Child>,
+}
+
+impl Broker {
+    /// A broker with nothing in it that accepts connections.
+    pub(crate) fn start() -> Broker {
+        if let Ok(url) = env::var("LEVERET_TEST_AMQP_URL") {
+            static TURN: Mutex<()> = Mutex::new(());
+            let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+            return Broker { url, host: Host::Foreign { _turn: turn } };
+        }
+        let server = Server::start();
+        let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", server.port);
+        Broker { url, host: Host::Ours(server) }
+    }
+
+    /// A broker that may be killed; says so and gives none if only a foreign one is at hand.
+    pub(crate) fn start_mortal(test: &str) -> Option<Broker> {
+        let broker = Broker::start();
+        if !broker.is_ours() {
+            say(&format!("SKIPPED {test}: it kills the broker, and this one is not ours"));
+            return None;
+        }
+        Some(broker)
+    }
+
+    /// Where clients find it.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether the test may stop and kill it.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.host, Host::Ours(_))
+    }
+
+    /// Ends it without warning.
+    pub(crate) fn kill9(&mut self) {
+        self.server().kill9();
+    }
+
+    /// Asks it to end and gives its exit status.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let server = self.server();
+        let mut child = server.child.take().expect("the broker runs");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("signal the broker");
+        program::await_exit(&mut child, STOP_LIMIT).unwrap_or_else(|| {
+            let log = server.log();
+            server.child = Some(child);
+            panic!("the broker did not end within {STOP_LIMIT:?} of SIGTERM:\n{log}")
+        })
+    }
+
+    /// Starts it again, at the same port and in the same directory.
+    pub(crate) fn restart(&mut self) {
+        let server = self.server();
+        server.launch();
+        if let Err(status) = server.await_ready() {
+            panic!("the broker ended with {status} at its restart:\n{}", server.log());
+        }
+    }
+
+    /// Starts it again and kills it after `delay`, in whatever it does by then.
+    pub(crate) fn restart_and_kill9(&mut self, delay: Duration) {
+        let server = self.server();
+        server.launch();
+        thread::sleep(delay);
+        server.kill9();
+    }
+
+    fn server(&mut self) -> &mut Server {
+        match &mut self.host {
+            Host::Ours(server) => server,
+            Host::Foreign { .. } => panic!("this broker is not ours to stop"),
+        }
+    }
+}
+
+impl Server {
+    fn start() -> Server {
+        // A real disk, where the system's temporary directory may be memory.
+        let home = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+        let mut server = Server { port: 0, home, child: None };
+        for _ in 0..3 {
+            server.port = free_port();
+            server.launch();
+            match server.await_ready() {
+                Ok(()) => return server,
+                // Another program may have taken the port in between.
+                Err(_) => fs::remove_dir_all(server.data_dir()).unwrap_or_default(),
+            }
+        }
+        panic!("the broker does not start:\n{}", server.log());
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    fn launch(&mut self) {
+        assert!(self.child.is_none(), "the broker runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.path().join("log"))
+            .expect("open the log");
+        let binary =
+            env::var_os("LEVERET_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_leveret").into());
+        let mut command = Command::new(&binary);
+        command
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(["--bind", "127.0.0.1", "--http-port", "0"])
+            .args(["--amqp-port", &self.port.to_string()])
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log);
+        // What a person's shell says about brokers is not meant for this one.
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("LEVERET_") || text.starts_with("RABBITMQ_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command.spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("cannot run {binary:?}: {error}")));
+    }
+
+    /// Returns when it greets clients, or with its exit status if it ends instead.
+    fn await_ready(&mut self) -> Result<(), ExitStatus> {
+        let deadline = Instant::now() + START_LIMIT;
+        let child = self.child.as_mut().expect("the broker was launched");
+        loop {
+            if let Some(status) = child.try_wait().expect("watch the broker") {
+                self.child = None;
+                return Err(status);
+            }
+            if greets(self.port) {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "the broker is not ready:\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill the broker");
+            child.wait().expect("bury the broker");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill9();
+        if thread::panicking() {
+            eprintln!("--- the broker at port {} said:\n{}", self.port, self.log());
+        }
+    }
+}
+
+/// Whether an AMQP server answers there; that a port is open says little.
+fn greets(port: u16) -> bool {
+    let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
+        return false;
+    };
+    let mut kind = [0];
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("set a time limit");
+    socket.write_all(b"AMQP\x00\x00\x09\x01").is_ok()
+        && socket.read_exact(&mut kind).is_ok()
+        && kind == [1]
+}
+
+/// A port that nobody listens on, below those that systems give to outgoing connections: such
+/// a connection could take it while the broker is down.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Processes that run tests at the same time begin at different places.
+    let start = id().wrapping_mul(61) % 20_000;
+    for _ in 0..1_000 {
+        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + (start + step) % 20_000).expect("below 30 000");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}

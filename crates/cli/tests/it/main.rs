@@ -1,0 +1,16 @@
+//! The `leveret` command as people meet it: the real binary, driven by the clients of other
+//! people and by the example programs.
+//!
+//! Every test starts a broker of its own, on a port and in a directory of its own. Two variables
+//! point the tests elsewhere: `LEVERET_TEST_BINARY` at another binary with the same flags, and
+//! `LEVERET_TEST_AMQP_URL` at a broker that runs already (tests that must kill it are skipped).
+
+mod amqp;
+mod broker;
+mod examples;
+mod kill;
+mod lapin;
+mod node;
+mod program;
+mod python;
+mod tools;

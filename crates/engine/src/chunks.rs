@@ -1,0 +1,81 @@
+//! The chunks that hold the content of live messages, and how many live messages each holds.
+//!
+//! Queues refer to a chunk by slot. The count is the engine's own, so no atomic is touched per
+//! message.
+
+use std::sync::Arc;
+
+use leveret_model::{Chunk, Lsn};
+
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    chunk: Arc<Chunk>,
+    /// Entries in queues and leases that refer to it.
+    live: u32,
+    /// Where its durable messages are in the log, if it has any.
+    address: Option<Lsn>,
+}
+
+impl Chunks {
+    /// Takes a chunk in. It stays until [`Chunks::release`] has taken back what
+    /// [`Chunks::retain`] counted.
+    pub(crate) fn insert(&mut self, chunk: Arc<Chunk>) -> u32 {
+        let slot = Slot { chunk, live: 0, address: None };
+        match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = slot;
+                index
+            }
+            None => {
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).expect("fewer chunks than 2^32 fit in memory")
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> &Arc<Chunk> {
+        &self.slots[slot as usize].chunk
+    }
+
+    pub(crate) fn retain(&mut self, slot: u32, count: u32) {
+        self.slots[slot as usize].live += count;
+    }
+
+    /// Notes that durable messages of the chunk are in the log at `address`. Says whether that
+    /// is news.
+    pub(crate) fn pin(&mut self, slot: u32, address: Lsn) -> bool {
+        self.slots[slot as usize].address.replace(address).is_none()
+    }
+
+    /// Gives up one live message; the last one gives up the chunk, and its address goes to
+    /// `released`.
+    pub(crate) fn release(&mut self, slot: u32, released: &mut Vec<Lsn>) {
+        let entry = &mut self.slots[slot as usize];
+        entry.live -= 1;
+        if entry.live == 0 {
+            self.remove(slot, released);
+        }
+    }
+
+    /// Puts the content into a slot that was reserved with an empty chunk.
+    pub(crate) fn fill(&mut self, slot: u32, chunk: Arc<Chunk>) {
+        self.slots[slot as usize].chunk = chunk;
+    }
+
+    fn remove(&mut self, slot: u32, released: &mut Vec<Lsn>) {
+        let entry = std::mem::take(&mut self.slots[slot as usize]);
+        released.extend(entry.address);
+        self.free.push(slot);
+    }
+
+    /// The address of every chunk that has one.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Lsn> {
+        self.slots.iter().filter_map(|slot| slot.address)
+    }
+}

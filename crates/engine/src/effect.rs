@@ -1,0 +1,232 @@
+//! What the engine wants done.
+
+use std::sync::Arc;
+
+use leveret_model::{Chunk, Lsn, SessionId, ShortString};
+
+use crate::command::Token;
+use crate::refusal::Refusal;
+
+/// The effects of one step. Reused from step to step; the runtime takes out what it carries out.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Records to append to the log, in one piece, at the address that the step was given.
+    pub log: Vec<u8>,
+    /// How many records these are.
+    pub records: u32,
+    /// How many chunks of live messages these records hold: the segment they go to is needed
+    /// until each of them has been named in `released`.
+    pub pinned: u32,
+    /// Addresses, as given to earlier steps or this one, whose chunk has no live message left.
+    pub released: Vec<Lsn>,
+    /// What to tell whom, one entry a session.
+    pub outbound: Vec<Outbound>,
+    /// Confirms that may only be sent when this step's records are durable.
+    pub confirms: Vec<DurableConfirm>,
+}
+
+/// Messages published by a holder that are safe once the step's records are durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DurableConfirm {
+    /// Whose.
+    pub session: SessionId,
+    /// Which of its holders.
+    pub holder: u16,
+    /// What is confirmed.
+    pub confirmed: Confirmed,
+}
+
+/// Neighbouring messages of one publisher that are safe, or that need not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Which publisher, as named by [`Reply::ConfirmsSelected`]: a holder's number may have been
+    /// given to another one since.
+    pub publisher: u64,
+    /// The first message, counted from 1 since the publisher selected confirms.
+    pub first: u64,
+    /// The last one.
+    pub last: u64,
+}
+
+/// What one session is told, in order.
+#[derive(Debug)]
+pub struct Outbound {
+    /// Whom it is for.
+    pub session: SessionId,
+    /// The chunks that items refer to by index.
+    pub chunks: Vec<Arc<Chunk>>,
+    /// What there is to tell.
+    pub items: Vec<Item>,
+    /// How much of the session's output credit it takes; to be given back with `Taken`.
+    pub bytes: usize,
+    /// Whether it speaks of a change that must be durable before it is told.
+    pub after_log: bool,
+    /// The engine's slot of the last of `chunks`, so that a run of messages names it once.
+    pub(crate) last_slot: Option<u32>,
+}
+
+/// One thing to tell a session.
+#[derive(Debug)]
+pub enum Item {
+    /// A message for a consumer.
+    Deliver {
+        /// The consumer's holder.
+        holder: u16,
+        /// Whether it may have been delivered before.
+        redelivered: bool,
+        /// The consumer, as named by [`Reply::Consuming`].
+        consumer: u64,
+        /// Index into [`Outbound::chunks`].
+        chunk: u32,
+        /// Index into the chunk.
+        message: u32,
+        /// The lease's number.
+        lease: u64,
+    },
+    /// The answer to a `Get`.
+    Got {
+        /// Who asked.
+        holder: u16,
+        /// Whether it may have been delivered before.
+        redelivered: bool,
+        /// Index into [`Outbound::chunks`].
+        chunk: u32,
+        /// Index into the chunk.
+        message: u32,
+        /// The lease's number.
+        lease: u64,
+        /// How many messages are left in the queue.
+        left: u32,
+    },
+    /// A mandatory message that no queue took.
+    Returned {
+        /// Who published it.
+        holder: u16,
+        /// Index into [`Outbound::chunks`].
+        chunk: u32,
+        /// Index into the chunk.
+        message: u32,
+    },
+    /// Messages that are safe, or that need not be.
+    Confirmed {
+        /// Who published them.
+        holder: u16,
+        /// Which they are.
+        confirmed: Confirmed,
+    },
+    /// The answer to a command.
+    Reply {
+        /// Who asked.
+        holder: u16,
+        /// The answer.
+        reply: Box<Reply>,
+    },
+}
+
+/// Answers, and news that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// To `Open`.
+    Opened,
+    /// To `Close`.
+    Closed,
+    /// To `Disconnect`.
+    Disconnected,
+    /// To `SelectConfirms`; comes before the first confirm.
+    ConfirmsSelected {
+        /// The publisher, unique in the engine.
+        publisher: u64,
+        /// Whether the client wants to be told.
+        reply: bool,
+    },
+    /// To `Prefetch`.
+    PrefetchSet,
+    /// To `Recover`.
+    Recovered,
+    /// To `DeclareExchange`.
+    ExchangeDeclared,
+    /// To `DeleteExchange`.
+    ExchangeDeleted,
+    /// To `DeclareQueue`.
+    QueueDeclared {
+        /// Its name, given or made.
+        name: ShortString,
+        /// Messages ready.
+        messages: u32,
+        /// Consumers.
+        consumers: u32,
+    },
+    /// To `DeleteQueue`, with the messages it had ready.
+    QueueDeleted(u32),
+    /// To `PurgeQueue`, with the number of messages dropped.
+    QueuePurged(u32),
+    /// To `Bind`.
+    Bound,
+    /// To `Unbind`.
+    Unbound,
+    /// To `Consume`; comes before the first delivery.
+    Consuming {
+        /// The consumer, unique in the engine.
+        consumer: u64,
+        /// Its tag, given or made.
+        tag: ShortString,
+        /// Whether the client wants to be told.
+        reply: bool,
+    },
+    /// To `Cancel`; no delivery comes after it.
+    Cancelled {
+        /// The consumer's tag.
+        tag: ShortString,
+        /// The consumer; `None` if there was none of that tag.
+        consumer: Option<u64>,
+        /// Whether the client wants to be told.
+        reply: bool,
+    },
+    /// To `Get`, when the queue has nothing ready.
+    GotNothing,
+    /// News: the consumer's queue is gone, and so the consumer.
+    ConsumerLost {
+        /// The consumer's tag.
+        tag: ShortString,
+        /// The consumer.
+        consumer: u64,
+    },
+    /// The command with this token was refused, and its holder is closed.
+    Refused {
+        /// The command's.
+        token: Token,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl Confirmed {
+    /// Whether `next` follows without a gap; then it is made part of this one.
+    pub(crate) fn extend(&mut self, next: Confirmed) -> bool {
+        let follows = self.publisher == next.publisher && self.last + 1 == next.first;
+        if follows {
+            self.last = next.last;
+        }
+        follows
+    }
+}
+
+impl Outbound {
+    /// Items that speak of no message's content.
+    #[must_use]
+    pub fn of(session: SessionId, items: Vec<Item>) -> Self {
+        let chunks = Vec::new();
+        Outbound { session, chunks, items, bytes: 0, after_log: false, last_slot: None }
+    }
+}
+
+impl Effects {
+    /// Whether there is nothing to carry out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty()
+            && self.released.is_empty()
+            && self.outbound.is_empty()
+            && self.confirms.is_empty()
+    }
+}

@@ -1,0 +1,402 @@
+//! The engine: its state, its sessions and the step.
+
+use std::sync::Arc;
+
+use leveret_model::{Chunk, Lsn, QueueId, SessionId, ShortString};
+use rustc_hash::FxHashMap;
+
+use crate::chunks::Chunks;
+use crate::command::{Batch, Command, Operation, Outcome};
+use crate::effect::{Effects, Item, Outbound, Reply};
+use crate::holder::Holder;
+use crate::queue::Queue;
+use crate::refusal::Refusal;
+use crate::vhost::VHost;
+
+/// All rules and all state of the broker, without a clock, a socket or a file.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) vhosts: Vec<VHost>,
+    pub(crate) queues: FxHashMap<QueueId, Queue>,
+    pub(crate) consumers: FxHashMap<u64, Consumer>,
+    pub(crate) sessions: FxHashMap<SessionId, Session>,
+    pub(crate) chunks: Chunks,
+    /// Changes with every change of the topology, so that remembered routes expire.
+    pub(crate) generation: u64,
+    pub(crate) next_queue: u64,
+    pub(crate) next_consumer: u64,
+    next_publisher: u64,
+    random: u64,
+    /// Queues that may have something to deliver when the step ends.
+    pub(crate) dirty: Vec<QueueId>,
+    /// Counts the steps.
+    pub(crate) step: u64,
+}
+
+/// One client connection.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) vhost: usize,
+    pub(crate) holders: FxHashMap<u16, Holder>,
+    /// Its exclusive queues.
+    pub(crate) owned: Vec<QueueId>,
+    /// Bytes of output given to it and not taken by its client yet.
+    pub(crate) outstanding: usize,
+    /// Whether a consumer was held back because of that.
+    pub(crate) stalled: bool,
+    /// The step in which it was last told something, and where in its effects.
+    pub(crate) told: (u64, usize),
+}
+
+/// A consumer of one queue.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) session: SessionId,
+    pub(crate) holder: u16,
+    pub(crate) queue: QueueId,
+    pub(crate) tag: ShortString,
+    pub(crate) no_ack: bool,
+    /// Most leases at a time; 0 is no limit.
+    pub(crate) prefetch: u16,
+    /// Leases out.
+    pub(crate) leased: u32,
+    /// Off its queue's list of active consumers, because it could not take a message.
+    pub(crate) blocked: bool,
+}
+
+/// What is known of a queue, for people.
+#[derive(Debug, Clone)]
+pub struct QueueStatus {
+    /// Its virtual host.
+    pub vhost: ShortString,
+    /// Its name.
+    pub name: ShortString,
+    /// Whether it survives a restart.
+    pub durable: bool,
+    /// Whether it goes with its last consumer.
+    pub auto_delete: bool,
+    /// Whether it belongs to one session.
+    pub exclusive: bool,
+    /// Messages that wait for a consumer.
+    pub ready: usize,
+    /// Messages delivered and not settled.
+    pub unacknowledged: usize,
+    /// Its consumers.
+    pub consumers: usize,
+}
+
+/// The step under way: whose batch it is and where its effects go.
+pub(crate) struct Step<'a> {
+    pub(crate) session: SessionId,
+    /// The batch's messages, and their slot in [`Chunks`].
+    pub(crate) chunk: Arc<Chunk>,
+    pub(crate) slot: u32,
+    /// Where the step's records will be in the log.
+    pub(crate) address: Lsn,
+    pub(crate) effects: &'a mut Effects,
+    /// Positions of one queue that are settled and not in the log yet.
+    pub(crate) settled: crate::settle::Run,
+}
+
+impl Engine {
+    /// An engine with one empty virtual host `/`. The seed is for the names it makes up.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Engine {
+            vhosts: vec![VHost::new(ShortString::from_static("/"))],
+            queues: FxHashMap::default(),
+            consumers: FxHashMap::default(),
+            sessions: FxHashMap::default(),
+            chunks: Chunks::default(),
+            generation: 1,
+            next_queue: 1,
+            next_consumer: 1,
+            next_publisher: 1,
+            random: seed,
+            dirty: Vec::new(),
+            step: 0,
+        }
+    }
+
+    /// Starts a session in a virtual host; it ends with [`Operation::Disconnect`]. `false` if
+    /// there is no such virtual host.
+    pub fn connect(&mut self, session: SessionId, vhost: &[u8]) -> bool {
+        let Some(vhost) = self.vhosts.iter().position(|each| each.name.as_bytes() == vhost) else {
+            return false;
+        };
+        self.sessions.insert(session, Session { vhost, ..Session::default() });
+        true
+    }
+
+    /// Carries out a batch. `address` is where in the log the records in `effects` will begin.
+    pub fn step(&mut self, batch: Batch, address: Lsn, effects: &mut Effects) {
+        self.step += 1;
+        let chunk = Arc::new(batch.chunk);
+        let slot = self.chunks.insert(Arc::clone(&chunk));
+        // Held until the step ends: a message may be published and settled within it.
+        self.chunks.retain(slot, 1);
+        let session = batch.session;
+        let settled = crate::settle::Run::default();
+        let mut step = Step { session, chunk, slot, address, effects, settled };
+        for command in batch.commands {
+            self.command(command, &mut step);
+        }
+        self.dispatch_dirty(&mut step);
+        step.flush_settled();
+        self.chunks.release(slot, &mut step.effects.released);
+    }
+
+    /// The queues there are.
+    pub fn queues(&self) -> impl Iterator<Item = QueueStatus> {
+        self.queues.values().map(|queue| QueueStatus {
+            vhost: self.vhosts[queue.vhost].name.clone(),
+            name: queue.name.clone(),
+            durable: queue.durable,
+            auto_delete: queue.auto_delete,
+            exclusive: queue.owner.is_some(),
+            ready: queue.ready(),
+            unacknowledged: queue.leased as usize,
+            consumers: queue.consumers.len(),
+        })
+    }
+
+    fn command(&mut self, command: Command, step: &mut Step<'_>) {
+        let Command { holder, token, operation } = command;
+        let Some(session) = self.sessions.get_mut(&step.session) else { return };
+        match operation {
+            Operation::Taken { bytes } => return self.taken(bytes, step),
+            Operation::Disconnect => return self.disconnect(step),
+            Operation::Open => {
+                if session.holders.contains_key(&holder) {
+                    return self.refuse(holder, token, Refusal::AlreadyOpen, step);
+                }
+                session.holders.insert(holder, Holder::new());
+                return self.reply(holder, Reply::Opened, step);
+            }
+            _ => {}
+        }
+        if !session.holders.contains_key(&holder) {
+            // Closed by a refusal, and the client has not heard of it yet. Front doors check
+            // that a holder was opened at all.
+            if matches!(operation, Operation::Close) {
+                self.reply(holder, Reply::Closed, step);
+            }
+            return;
+        }
+        if let Err(refusal) = self.operation(holder, operation, step) {
+            self.refuse(holder, token, refusal, step);
+        }
+    }
+
+    fn operation(
+        &mut self,
+        holder: u16,
+        operation: Operation,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        match operation {
+            Operation::Publish { first, count, mandatory } => {
+                return self.publish(holder, first..first + count, mandatory, step);
+            }
+            Operation::Settle { lease, multiple, outcome } => {
+                return self.settle(holder, lease, multiple, outcome, step);
+            }
+            Operation::DeclareExchange(declare) => {
+                return self.declare_exchange(holder, &declare, step);
+            }
+            Operation::DeleteExchange { name, if_unused, reply } => {
+                self.delete_exchange(&name, if_unused, step)?;
+                self.reply_if(reply, holder, Reply::ExchangeDeleted, step);
+            }
+            Operation::DeclareQueue(declare) => return self.declare_queue(holder, *declare, step),
+            Operation::DeleteQueue { name, if_unused, if_empty, reply } => {
+                let count = self.delete_named_queue(holder, &name, if_unused, if_empty, step)?;
+                self.reply_if(reply, holder, Reply::QueueDeleted(count), step);
+            }
+            Operation::PurgeQueue { name, reply } => {
+                let count = self.purge_queue(holder, &name, step)?;
+                self.reply_if(reply, holder, Reply::QueuePurged(count), step);
+            }
+            Operation::Bind(binding) => {
+                self.bind(holder, &binding, step)?;
+                self.reply_if(binding.reply, holder, Reply::Bound, step);
+            }
+            Operation::Unbind(binding) => {
+                self.unbind(holder, &binding, step)?;
+                self.reply_if(binding.reply, holder, Reply::Unbound, step);
+            }
+            Operation::Consume(consume) => return self.consume(holder, *consume, step),
+            Operation::Cancel { tag, reply } => self.cancel(holder, tag, reply, step),
+            Operation::Get { queue, no_ack } => return self.get(holder, &queue, no_ack, step),
+            Operation::SelectConfirms { reply } => {
+                let next = self.next_publisher;
+                let (publisher, _) = *self.holder(step, holder).published.get_or_insert((next, 0));
+                self.next_publisher = self.next_publisher.max(publisher + 1);
+                self.reply(holder, Reply::ConfirmsSelected { publisher, reply }, step);
+            }
+            Operation::Prefetch { count, shared } => {
+                self.prefetch(holder, count, shared, step);
+                self.reply(holder, Reply::PrefetchSet, step);
+            }
+            Operation::Recover { reply } => {
+                self.settle(holder, 0, true, Outcome::Requeue, step)?;
+                self.reply_if(reply, holder, Reply::Recovered, step);
+            }
+            Operation::Close => {
+                self.close_holder(holder, step);
+                self.reply(holder, Reply::Closed, step);
+            }
+            Operation::Open | Operation::Disconnect | Operation::Taken { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The holder that asks; it exists, or the command would not have come so far.
+    pub(crate) fn holder(&mut self, step: &Step<'_>, holder: u16) -> &mut Holder {
+        self.sessions
+            .get_mut(&step.session)
+            .and_then(|session| session.holders.get_mut(&holder))
+            .expect("checked before the operation")
+    }
+
+    /// The index of the session's virtual host.
+    pub(crate) fn vhost_of(&self, step: &Step<'_>) -> usize {
+        self.sessions.get(&step.session).map_or(0, |session| session.vhost)
+    }
+
+    fn prefetch(&mut self, holder: u16, count: u16, shared: bool, step: &Step<'_>) {
+        let entry = self.holder(step, holder);
+        if shared {
+            entry.shared_prefetch = count;
+            self.wake_consumers(step.session, holder);
+        } else {
+            entry.prefetch = count;
+        }
+    }
+
+    fn taken(&mut self, bytes: usize, step: &Step<'_>) {
+        let Some(session) = self.sessions.get_mut(&step.session) else { return };
+        session.outstanding = session.outstanding.saturating_sub(bytes);
+        if std::mem::take(&mut session.stalled) {
+            let holders: Vec<u16> = session.holders.keys().copied().collect();
+            for holder in holders {
+                self.wake_consumers(step.session, holder);
+            }
+        }
+    }
+
+    /// Cancels the consumers of a holder and requeues its leases.
+    fn close_holder(&mut self, number: u16, step: &mut Step<'_>) {
+        let consumers = std::mem::take(&mut self.holder(step, number).consumers);
+        // Leases first: a queue that goes with its last consumer takes them with it.
+        self.end_leases(number, u64::MAX, Outcome::Requeue, step);
+        for id in consumers.into_values() {
+            self.remove_consumer(id, step);
+        }
+        if let Some(session) = self.sessions.get_mut(&step.session) {
+            session.holders.remove(&number);
+        }
+    }
+
+    fn disconnect(&mut self, step: &mut Step<'_>) {
+        let Some(session) = self.sessions.get_mut(&step.session) else { return };
+        let holders: Vec<u16> = session.holders.keys().copied().collect();
+        let owned = std::mem::take(&mut session.owned);
+        for holder in holders {
+            self.close_holder(holder, step);
+        }
+        for queue in owned {
+            self.delete_queue(queue, step);
+        }
+        self.reply(0, Reply::Disconnected, step);
+        self.sessions.remove(&step.session);
+    }
+
+    fn refuse(
+        &mut self,
+        holder: u16,
+        token: crate::Token,
+        refusal: Refusal,
+        step: &mut Step<'_>,
+    ) {
+        let open = |session: &mut Session| session.holders.contains_key(&holder);
+        if self.sessions.get_mut(&step.session).is_some_and(open) {
+            self.close_holder(holder, step);
+        }
+        self.reply(holder, Reply::Refused { token, refusal }, step);
+    }
+
+    pub(crate) fn reply_if(&mut self, wanted: bool, holder: u16, reply: Reply, step: &mut Step<'_>) {
+        if wanted {
+            self.reply(holder, reply, step);
+        }
+    }
+
+    /// Tells the session whose batch this is.
+    pub(crate) fn reply(&mut self, holder: u16, reply: Reply, step: &mut Step<'_>) {
+        self.tell(step.session, Item::Reply { holder, reply: Box::new(reply) }, step);
+    }
+
+    pub(crate) fn tell(&mut self, id: SessionId, item: Item, step: &mut Step<'_>) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.outbound(id, self.step, step.effects).items.push(item);
+        }
+    }
+
+    /// Holds back what the session is told in this step until the step's records are durable.
+    pub(crate) fn after_log(&mut self, step: &mut Step<'_>) {
+        if let Some(session) = self.sessions.get_mut(&step.session) {
+            session.outbound(step.session, self.step, step.effects).after_log = true;
+        }
+    }
+
+
+    /// A name nobody else has: the prefix and 22 characters of base64url.
+    pub(crate) fn made_up_name(&mut self, prefix: &str) -> ShortString {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut bits = (u128::from(self.random()) << 64) | u128::from(self.random());
+        let mut name = prefix.as_bytes().to_vec();
+        for _ in 0..22 {
+            name.push(ALPHABET[(bits & 63) as usize]);
+            bits >>= 6;
+        }
+        ShortString::try_from(name.as_slice()).expect("a prefix and 22 bytes are short")
+    }
+
+    /// splitmix64.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+impl Session {
+    /// What the session is told in this step.
+    pub(crate) fn outbound<'e>(
+        &mut self,
+        id: SessionId,
+        step: u64,
+        effects: &'e mut Effects,
+    ) -> &'e mut Outbound {
+        if self.told.0 != step {
+            self.told = (step, effects.outbound.len());
+            effects.outbound.push(Outbound::of(id, Vec::new()));
+        }
+        &mut effects.outbound[self.told.1]
+    }
+}
+
+impl Outbound {
+    /// The index in `chunks` of the chunk in this slot.
+    pub(crate) fn chunk(&mut self, slot: u32, chunks: &Chunks) -> u32 {
+        if self.last_slot != Some(slot) {
+            self.last_slot = Some(slot);
+            self.chunks.push(Arc::clone(chunks.get(slot)));
+        }
+        u32::try_from(self.chunks.len() - 1).expect("one a message at the most")
+    }
+}

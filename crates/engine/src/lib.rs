@@ -1,0 +1,35 @@
+//! The broker's rules as a pure state machine: exchanges, bindings, queues, consumers, leases.
+//!
+//! [`Engine::step`] takes a batch of [`Command`]s of one session and answers with [`Effects`]:
+//! what to write to the log and what to tell which session. It has no clock, does no I/O and
+//! takes its randomness as a seed, so the same commands always have the same effects.
+//!
+//! # Layout
+//! - [`command`], [`effect`], [`refusal`]: what goes in, what comes out, why something is refused.
+//! - `engine`: sessions and the step; `topology`: declaring, binding, deleting; `publish`: a
+//!   message's way in; `dispatch`: its way out to consumers; `settle`: leases and their end.
+//! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
+//! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
+
+mod chunks;
+pub mod command;
+mod declare;
+mod dispatch;
+pub mod effect;
+mod engine;
+mod exchange;
+mod holder;
+mod publish;
+mod queue;
+mod recovery;
+pub mod refusal;
+mod settle;
+mod topic;
+mod topology;
+mod vhost;
+
+pub use command::{Batch, Command, Operation, Outcome, Token};
+pub use effect::{Confirmed, DurableConfirm, Effects, Item, Outbound, Reply};
+pub use engine::{Engine, QueueStatus};
+pub use recovery::RestoreError;
+pub use refusal::Refusal;

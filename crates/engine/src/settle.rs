@@ -1,0 +1,151 @@
+//! Leases and their end.
+
+use std::mem;
+
+use leveret_model::{Position, QueueId};
+use rustc_hash::FxHashMap;
+
+use crate::chunks::Chunks;
+use crate::command::Outcome;
+use crate::engine::{Consumer, Engine, Step};
+use crate::holder::Lease;
+use crate::queue::{Entry, Queue};
+use crate::refusal::Refusal;
+
+/// Neighbouring positions of one queue, settled one after the other: one record in the log.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    queue: QueueId,
+    first: Position,
+    count: u64,
+}
+
+impl Step<'_> {
+    /// Ends a message: its queue is done with it, and the log will know.
+    pub(crate) fn settled(&mut self, queue: QueueId, entry: Entry, chunks: &mut Chunks) {
+        chunks.release(entry.chunk, &mut self.effects.released);
+        if !entry.durable {
+            return;
+        }
+        let run = &mut self.settled;
+        if run.queue == queue && entry.position.0 == run.first.0 + run.count && run.count > 0 {
+            run.count += 1;
+        } else {
+            self.flush_settled();
+            self.settled = Run { queue, first: entry.position, count: 1 };
+        }
+    }
+
+    /// Writes the run of settled positions, if there is one.
+    pub(crate) fn flush_settled(&mut self) {
+        let run = mem::take(&mut self.settled);
+        if run.count > 0 {
+            leveret_record::write_settle(
+                &mut self.effects.log,
+                run.queue,
+                run.first,
+                run.count,
+            );
+            self.effects.records += 1;
+        }
+    }
+}
+
+impl Engine {
+    /// Ends one lease, or all up to it.
+    pub(crate) fn settle(
+        &mut self,
+        number: u16,
+        lease: u64,
+        multiple: bool,
+        outcome: Outcome,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if multiple {
+            if lease != 0 && !self.holder(step, number).holds(lease) {
+                return Err(Refusal::UnknownLease(lease));
+            }
+            let last = if lease == 0 { u64::MAX } else { lease };
+            self.end_leases(number, last, outcome, step);
+            return Ok(());
+        }
+        let ended =
+            self.holder(step, number).settle_one(lease).ok_or(Refusal::UnknownLease(lease))?;
+        self.end_lease(number, ended, outcome, step);
+        Ok(())
+    }
+
+    /// Ends every lease of the holder that is out, up to `last`.
+    pub(crate) fn end_leases(
+        &mut self,
+        number: u16,
+        last: u64,
+        outcome: Outcome,
+        step: &mut Step<'_>,
+    ) {
+        while let Some(lease) = self.holder(step, number).settle_next(last) {
+            self.end_lease(number, lease, outcome, step);
+        }
+    }
+
+    fn end_lease(&mut self, number: u16, lease: Lease, outcome: Outcome, step: &mut Step<'_>) {
+        if let Some(consumer) = lease.consumer {
+            let holder = self.holder(step, number);
+            holder.consuming -= 1;
+            let all = holder.shared_prefetch != 0;
+            let (consumers, queues) = (&mut self.consumers, &mut self.queues);
+            if let Some(consumer) = consumers.get_mut(&consumer) {
+                consumer.leased -= 1;
+            }
+            if all {
+                self.wake_consumers(step.session, number);
+            } else {
+                wake(consumer, consumers, queues, &mut self.dirty);
+            }
+        }
+        let Some(queue) = self.queues.get_mut(&lease.queue) else { return };
+        queue.leased -= 1;
+        match outcome {
+            Outcome::Accept | Outcome::Discard => {
+                step.settled(lease.queue, lease.entry, &mut self.chunks);
+            }
+            Outcome::Requeue => {
+                queue.give_back(lease.entry);
+                mark_dirty(queue, &mut self.dirty);
+            }
+        }
+    }
+
+    /// Lets every blocked consumer of a holder try again.
+    pub(crate) fn wake_consumers(&mut self, session: leveret_model::SessionId, holder: u16) {
+        let Some(holder) = self.sessions.get(&session).and_then(|s| s.holders.get(&holder)) else {
+            return;
+        };
+        for consumer in holder.consumers.values() {
+            wake(*consumer, &mut self.consumers, &mut self.queues, &mut self.dirty);
+        }
+    }
+}
+
+/// Lets a consumer try again if it was blocked.
+fn wake(
+    id: u64,
+    consumers: &mut FxHashMap<u64, Consumer>,
+    queues: &mut FxHashMap<QueueId, Queue>,
+    dirty: &mut Vec<QueueId>,
+) {
+    let Some(consumer) = consumers.get_mut(&id) else { return };
+    if mem::take(&mut consumer.blocked)
+        && let Some(queue) = queues.get_mut(&consumer.queue)
+    {
+        queue.active.push_back(id);
+        mark_dirty(queue, dirty);
+    }
+}
+
+/// Has the queue looked at when the step ends.
+pub(crate) fn mark_dirty(queue: &mut Queue, dirty: &mut Vec<QueueId>) {
+    if !mem::replace(&mut queue.dirty, true) {
+        dirty.push(queue.id);
+    }
+}

@@ -1,0 +1,28 @@
+//! Every limit, by name, with its unit. Defaults are RabbitMQ's (rabbit/Makefile `PROJECT_ENV`)
+//! unless a line says otherwise.
+
+use std::time::Duration;
+
+/// Largest frame offered to a client, in bytes, the eight bytes of framing included.
+pub const FRAME_MAX_BYTES: u32 = 131_072;
+/// Smallest frame size a client may ask for, in bytes (AMQP 0-9-1, 4.2.3; RabbitMQ 4.1 wants
+/// 8,192 and so refuses clients that ask for 4,096; there is no need to).
+pub const FRAME_MIN_BYTES: u32 = 4_096;
+/// Channels offered to a client on one connection.
+pub const CHANNEL_MAX: u16 = 2_047;
+/// Heartbeat interval offered to a client.
+pub const HEARTBEAT: Duration = Duration::from_secs(60);
+/// How long a client may take from connecting to `connection.open`.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest message body, in bytes.
+pub const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Longest short string, in bytes (AMQP 0-9-1, 4.2.5.3): names, routing keys, consumer tags.
+pub const SHORT_STRING_BYTES_MAX: usize = 255;
+/// How deep tables and arrays may nest in each other. RabbitMQ has no such limit.
+pub const TABLE_DEPTH_MAX: usize = 64;
+/// How many bytes of deliveries a connection may have that its client has not taken yet.
+pub const SESSION_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// How much one read takes from a socket, in bytes.
+pub const READ_BYTES_MAX: usize = 64 * 1024;
+/// How much may wait for the disk before publishers of persistent messages wait too, in bytes.
+pub const LOG_BACKLOG_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,130 @@
+//! What can be written to the log.
+
+use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
+
+use crate::read::Targets;
+
+/// One durable fact. Messages and names that are read often are borrowed from the log's bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record<'a> {
+    /// A message entered its durable queues, all of them at once.
+    Publish {
+        /// The message as it was sent.
+        message: Message<'a>,
+        /// Where it went.
+        targets: Targets<'a>,
+    },
+    /// A run of positions of a queue is gone: acknowledged, expired, dropped or purged.
+    Settle {
+        /// The queue.
+        queue: QueueId,
+        /// The first position of the run.
+        first: Position,
+        /// How many positions, at least one.
+        count: u64,
+    },
+    /// An exchange exists, now or still.
+    DeclareExchange(ExchangeDefinition),
+    /// An exchange and every binding from or to it are gone.
+    DeleteExchange {
+        /// Its virtual host.
+        vhost: ShortString,
+        /// Its name.
+        name: ShortString,
+    },
+    /// A queue exists, now or still.
+    DeclareQueue(QueueDefinition),
+    /// A queue, its messages and its bindings are gone.
+    DeleteQueue {
+        /// The queue.
+        id: QueueId,
+    },
+    /// A binding exists, now or still.
+    Bind(BindingDefinition),
+    /// A binding is gone.
+    Unbind(BindingDefinition),
+}
+
+/// A durable exchange.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExchangeDefinition {
+    /// Its virtual host.
+    pub vhost: ShortString,
+    /// Its name.
+    pub name: ShortString,
+    /// Its type as clients say it: `direct`, `topic`, …
+    pub kind: ShortString,
+    /// Whether it goes when its last binding goes.
+    pub auto_delete: bool,
+    /// Whether clients may not publish to it.
+    pub internal: bool,
+    /// The arguments it was declared with.
+    pub arguments: FieldTable,
+}
+
+/// A durable queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueDefinition {
+    /// What the log calls it.
+    pub id: QueueId,
+    /// Its virtual host.
+    pub vhost: ShortString,
+    /// Its name.
+    pub name: ShortString,
+    /// Whether it goes when its last consumer goes.
+    pub auto_delete: bool,
+    /// The arguments it was declared with.
+    pub arguments: FieldTable,
+    /// A position above every one given so far: what keeps positions from being used again after
+    /// the part of the log that gave them is recycled.
+    pub next: Position,
+}
+
+/// A durable binding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BindingDefinition {
+    /// The virtual host of both ends.
+    pub vhost: ShortString,
+    /// The exchange messages come from.
+    pub source: ShortString,
+    /// Where they go.
+    pub destination: Destination,
+    /// The key they must match, in the source exchange's way of matching.
+    pub routing_key: ShortString,
+    /// The arguments it was bound with; they are part of its identity.
+    pub arguments: FieldTable,
+}
+
+/// The far end of a binding.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Destination {
+    /// A queue.
+    Queue(QueueId),
+    /// Another exchange of the same virtual host.
+    Exchange(ShortString),
+}
+
+/// The first byte of each record; numbers are never given twice.
+pub(crate) mod kind {
+    pub(crate) const PUBLISH: u8 = 1;
+    pub(crate) const SETTLE: u8 = 2;
+    pub(crate) const DECLARE_EXCHANGE: u8 = 3;
+    pub(crate) const DELETE_EXCHANGE: u8 = 4;
+    pub(crate) const DECLARE_QUEUE: u8 = 5;
+    pub(crate) const DELETE_QUEUE: u8 = 6;
+    pub(crate) const BIND: u8 = 7;
+    pub(crate) const UNBIND: u8 = 8;
+}
+
+/// Bits of the flag bytes in record bodies.
+pub(crate) mod flag {
+    pub(crate) const PERSISTENT: u8 = 1;
+    pub(crate) const AUTO_DELETE: u8 = 1;
+    pub(crate) const INTERNAL: u8 = 2;
+}
+
+/// The byte that says which kind of destination follows.
+pub(crate) mod destination {
+    pub(crate) const QUEUE: u8 = 0;
+    pub(crate) const EXCHANGE: u8 = 1;
+}

@@ -1,0 +1,106 @@
+//! Reading a segment file frame by frame.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use leveret_model::Lsn;
+
+use crate::frame;
+use crate::segment;
+
+/// How much is read at once, in bytes; a larger frame is read whole.
+const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// What a frame must agree with to belong where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    /// The address of the segment's first frame.
+    pub(crate) segment: Lsn,
+    /// Where the checksums of the segment start from.
+    pub(crate) seed: u32,
+    pub(crate) epoch: u32,
+}
+
+/// A segment file and the part of it in memory.
+pub(crate) struct Scan {
+    file: File,
+    file_bytes: u64,
+    expected: Expected,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl Scan {
+    pub(crate) fn open(path: &Path, expected: Expected) -> io::Result<Scan> {
+        let file = File::open(path)?;
+        let file_bytes = file.metadata()?.len();
+        Ok(Scan { file, file_bytes, expected, window: Vec::new(), window_at: 0 })
+    }
+
+    /// The byte of the file at which the frame with that address lies.
+    pub(crate) fn offset(&self, lsn: Lsn) -> u64 {
+        segment::HEADER_BYTES as u64 + (lsn.0 - self.expected.segment.0)
+    }
+
+    /// The frame at `lsn` and its checksum, if there is a whole and sound one. Whether it belongs
+    /// behind the one before it is for the caller to see.
+    pub(crate) fn frame(&mut self, lsn: Lsn) -> io::Result<Option<(frame::Header, u32)>> {
+        let offset = self.offset(lsn);
+        let Some((header, crc)) = self.header(offset)? else { return Ok(None) };
+        if header.first != lsn || header.epoch != self.expected.epoch {
+            return Ok(None);
+        }
+        let seed = self.expected.seed;
+        let frame = self.bytes(offset, header.frame_bytes())?;
+        let sound = frame.is_some_and(|frame| frame::checksum(frame, seed) == crc);
+        Ok(sound.then_some((header, crc)))
+    }
+
+    /// The records of a frame found before.
+    pub(crate) fn payload(&mut self, header: &frame::Header) -> io::Result<&[u8]> {
+        let offset = self.offset(header.payload());
+        let payload = self.bytes(offset, u64::from(header.len))?;
+        payload.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Looks from `lsn` to the end of the file for a frame that was sealed when `lsn` was durable.
+    pub(crate) fn proof_beyond(&mut self, lsn: Lsn) -> io::Result<Option<Lsn>> {
+        let mut at = lsn.0.next_multiple_of(frame::ALIGNMENT as u64);
+        while self.offset(Lsn(at)) + frame::HEADER_BYTES as u64 <= self.file_bytes {
+            // The address alone rules out nearly every place.
+            let header = self.header(self.offset(Lsn(at)))?;
+            let likely = header.is_some_and(|(header, _)| header.first.0 == at);
+            if likely
+                && let Some((header, _)) = self.frame(Lsn(at))?
+                && header.durable > lsn
+            {
+                return Ok(Some(Lsn(at)));
+            }
+            at += frame::ALIGNMENT as u64;
+        }
+        Ok(None)
+    }
+
+    fn header(&mut self, offset: u64) -> io::Result<Option<(frame::Header, u32)>> {
+        let bytes = self.bytes(offset, frame::HEADER_BYTES as u64)?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).and_then(frame::Header::decode))
+    }
+
+    /// `len` bytes of the file; none if it does not have them, whatever a header claims.
+    fn bytes(&mut self, offset: u64, len: u64) -> io::Result<Option<&[u8]>> {
+        if offset.checked_add(len).is_none_or(|end| end > self.file_bytes) {
+            return Ok(None);
+        }
+        let window_end = self.window_at + self.window.len() as u64;
+        if offset < self.window_at || offset + len > window_end {
+            let read = len.max(WINDOW_BYTES).min(self.file_bytes - offset);
+            self.window.resize(read as usize, 0);
+            self.window_at = offset;
+            self.file.read_exact_at(&mut self.window, offset)?;
+        }
+        let start = (offset - self.window_at) as usize;
+        Ok(Some(&self.window[start..start + len as usize]))
+    }
+}
