@@ -417,7 +417,9 @@ impl Connection {
                     self.channels.remove(&frame.channel);
                 }
             }
-            Ok(Method::ChannelClose(_)) => Method::from(ChannelCloseOk {}).frame(frame.channel, out),
+            Ok(Method::ChannelClose(_)) => {
+                Method::from(ChannelCloseOk {}).frame(frame.channel, out)
+            }
             _ => {}
         }
     }

@@ -5,9 +5,9 @@
 //! kept with its channel until it is whole.
 
 use leveret_amqp_wire::{ContentHeader, PublishView, frame};
-use leveret_model::{FieldTable, Message};
 use leveret_model::limits::MESSAGE_BYTES_MAX;
 use leveret_model::properties::{self, Scan};
+use leveret_model::{FieldTable, Message};
 
 use crate::fault::{Fault, NOT_IMPLEMENTED, PRECONDITION_FAILED, SYNTAX_ERROR, UNEXPECTED_FRAME};
 

@@ -126,12 +126,10 @@ impl Connection {
             Reply::Recovered => BasicRecoverOk {}.into(),
             Reply::ExchangeDeclared => ExchangeDeclareOk {}.into(),
             Reply::ExchangeDeleted => ExchangeDeleteOk {}.into(),
-            Reply::QueueDeclared { name, messages, consumers } => QueueDeclareOk {
-                queue: name,
-                message_count: messages,
-                consumer_count: consumers,
+            Reply::QueueDeclared { name, messages, consumers } => {
+                QueueDeclareOk { queue: name, message_count: messages, consumer_count: consumers }
+                    .into()
             }
-            .into(),
             Reply::QueueDeleted(message_count) => QueueDeleteOk { message_count }.into(),
             Reply::QueuePurged(message_count) => QueuePurgeOk { message_count }.into(),
             Reply::Bound => QueueBindOk {}.into(),

@@ -109,9 +109,7 @@ impl From<DecodeError> for Fault {
             DecodeError::UnknownMethod { class, method } => {
                 Fault::new(COMMAND_INVALID, error.to_string()).of((class, method))
             }
-            DecodeError::Arguments { id, .. } => {
-                Fault::new(SYNTAX_ERROR, error.to_string()).of(id)
-            }
+            DecodeError::Arguments { id, .. } => Fault::new(SYNTAX_ERROR, error.to_string()).of(id),
             _ => Fault::new(SYNTAX_ERROR, error.to_string()),
         }
     }

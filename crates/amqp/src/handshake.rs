@@ -113,11 +113,7 @@ pub(crate) fn tune() -> ConnectionTune {
 pub(crate) fn tuned(ok: &ConnectionTuneOk) -> Result<Tuning, Fault> {
     within("channel_max", ok.channel_max.into(), 1, CHANNEL_MAX.into())?;
     within("frame_max", ok.frame_max, FRAME_MIN_BYTES, FRAME_MAX_BYTES)?;
-    Ok(Tuning {
-        channel_max: ok.channel_max,
-        frame_max: ok.frame_max,
-        heartbeat: ok.heartbeat,
-    })
+    Ok(Tuning { channel_max: ok.channel_max, frame_max: ok.frame_max, heartbeat: ok.heartbeat })
 }
 
 /// 0 means no limit, which is more than ours.

@@ -59,9 +59,7 @@ pub(crate) fn meaning(method: Method) -> Result<Meaning, Fault> {
             arguments: m.arguments,
             reply: true,
         })),
-        Method::QueuePurge(m) => {
-            Operation::PurgeQueue { name: clean(m.queue), reply: !m.no_wait }
-        }
+        Method::QueuePurge(m) => Operation::PurgeQueue { name: clean(m.queue), reply: !m.no_wait },
         Method::QueueDelete(m) => Operation::DeleteQueue {
             name: clean(m.queue),
             if_unused: m.if_unused,
@@ -119,14 +117,12 @@ fn basic(method: Method) -> Result<Meaning, Fault> {
 /// Methods that are answered at once, and those that are not built.
 fn rest(method: &Method) -> Result<Meaning, Fault> {
     match method {
-        Method::ChannelFlow(m) if m.active => Ok(Meaning::Answer(
-            ChannelFlowOk { active: true }.into(),
-        )),
+        Method::ChannelFlow(m) if m.active => {
+            Ok(Meaning::Answer(ChannelFlowOk { active: true }.into()))
+        }
         Method::ChannelFlow(_) => Err(Fault::new(NOT_IMPLEMENTED, "active=false")),
         // RabbitMQ answers it too; tickets mean nothing since AMQP 0-9-1.
-        Method::AccessRequest(_) => {
-            Ok(Meaning::Answer(AccessRequestOk { ticket: 1 }.into()))
-        }
+        Method::AccessRequest(_) => Ok(Meaning::Answer(AccessRequestOk { ticket: 1 }.into())),
         Method::TxSelect(_)
         | Method::TxCommit(_)
         | Method::TxRollback(_)

@@ -12,7 +12,7 @@ use leveret_amqp_wire::frame;
 use leveret_broker::Broker;
 use leveret_broker::engine::Outbound;
 use leveret_model::limits::{
-    FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, READ_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX,
+    CONGESTION_PAUSE, FRAME_MAX_BYTES, HANDSHAKE_TIMEOUT, READ_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ const REFUSED_SILENCE: Duration = Duration::from_secs(1);
 const CREDIT_STEP_BYTES: usize = SESSION_OUTPUT_BYTES_MAX / 4;
 /// Room for what was left of the last read, at most one frame, and the next read.
 const INPUT_BYTES: usize = FRAME_MAX_BYTES as usize + 8 + READ_BYTES_MAX;
+/// How many reads and writes a connection may do before others of its thread have their turn.
+const ROUNDS_MAX: usize = 4;
 /// An output buffer that one write leaves behind is not kept if it is larger than this, in bytes.
 const KEPT_OUTPUT_BYTES: usize = 2 * SESSION_OUTPUT_BYTES_MAX;
 
@@ -64,6 +66,7 @@ pub async fn serve<S>(
         written: 0,
         taken: 0,
         timer: Box::pin(sleep(HANDSHAKE_TIMEOUT)),
+        pause: None,
         phase: Phase::Header,
         received: false,
         sent: false,
@@ -92,6 +95,8 @@ struct Driver<S> {
     /// Output credit to return, in bytes.
     taken: usize,
     timer: Pin<Box<Sleep>>,
+    /// Until when nothing is read, so that consumers can catch up.
+    pause: Option<Pin<Box<Sleep>>>,
     /// The phase that `timer` was set for.
     phase: Phase,
     /// Whether the client was heard of since the timer was set.
@@ -106,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Runs until there is nothing to do; ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         BUFFERS.with_borrow_mut(|buffers| {
-            loop {
+            for _ in 0..ROUNDS_MAX {
                 let wrote = self.poll_output(cx, buffers)?;
                 if self.connection.phase == Phase::Closed && self.unwritten.is_empty() {
                     return Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| Ok(()));
@@ -117,6 +122,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     return Poll::Pending;
                 }
             }
+            // It is the turn of other connections.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
     }
 
@@ -200,6 +208,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Poll::Pending;
             }
             ready!(session.poll_room(cx));
+            if session.take_congestion() {
+                self.pause = Some(Box::pin(sleep(CONGESTION_PAUSE)));
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
         }
         let start = self.unread.len();
         buffers.input[..start].copy_from_slice(&self.unread);
@@ -208,7 +223,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
         let read = space.filled().len();
         if read == 0 {
-            let expected = matches!(self.connection.phase, Phase::Leaving | Phase::Closing | Phase::Refused);
+            let expected =
+                matches!(self.connection.phase, Phase::Leaving | Phase::Closing | Phase::Refused);
             self.connection.phase = Phase::Closed;
             self.unwritten.clear();
             let gone = io::Error::new(

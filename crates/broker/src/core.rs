@@ -46,7 +46,13 @@ impl Core {
         if slot.new_segment() {
             begin_segment(&self.engine, &mut slot);
         }
+        let session = batch.session;
         self.engine.step(batch, slot.position(), effects);
+        if std::mem::take(&mut effects.congested)
+            && let Some(outbox) = self.outboxes.get(&session)
+        {
+            outbox.congest();
+        }
 
         let end = slot.position().advance(effects.log.len() as u64);
         for confirm in effects.confirms.drain(..) {

@@ -1,6 +1,7 @@
 //! What a session is to be told, waiting for its connection to fetch it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -12,6 +13,8 @@ use leveret_model::Lsn;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
+    /// Whether the session publishes faster than consumers take.
+    congested: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +69,16 @@ impl Outbox {
             inner.waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Notes that the session had better pause before it publishes more.
+    pub(crate) fn congest(&self) {
+        self.congested.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was noted since the last call.
+    pub(crate) fn take_congestion(&self) -> bool {
+        self.congested.load(Ordering::Relaxed) && self.congested.swap(false, Ordering::Relaxed)
     }
 
     /// Bytes of deliveries that wait in it.

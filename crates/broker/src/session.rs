@@ -38,6 +38,13 @@ impl Session {
         self.outbox.bytes()
     }
 
+    /// Whether what was submitted since the last call went to a queue whose consumers are far
+    /// behind. Then a pause lets them catch up.
+    #[must_use]
+    pub fn take_congestion(&self) -> bool {
+        self.outbox.take_congestion()
+    }
+
     /// Ready when the log has caught up enough for more durable messages
     /// ([`LOG_BACKLOG_BYTES_MAX`]).
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {

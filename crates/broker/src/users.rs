@@ -45,8 +45,7 @@ mod tests {
 
     #[test]
     fn admits_only_the_right_password_from_the_right_place() {
-        let guest =
-            User { name: "guest".into(), password: "secret".into(), loopback_only: true };
+        let guest = User { name: "guest".into(), password: "secret".into(), loopback_only: true };
         assert!(guest.admits(b"guest", b"secret", true));
         assert!(!guest.admits(b"guest", b"secret", false));
         for wrong in [&b""[..], b"secre", b"secret\0", b"Secret"] {

@@ -18,6 +18,8 @@ mod window;
 use crate::client::ClientError;
 use crate::uri::Uri;
 use crate::{CommandError, Outcome};
+use clap::builder::RangedU64ValueParser;
+use clap::value_parser;
 use leveret_model::{FieldTable, ShortString};
 
 /// Publishes and consumes as fast as the broker lets it, and reports rates, latencies, its own
@@ -58,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "leveret-bench")]
     queue: String,
     /// Spread over N queues
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     queues: u64,
     /// Declare the queues durable
     #[arg(long)]
@@ -94,7 +96,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 64 * 1024)]
     batch_bytes: usize,
     /// Threads
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     threads: u64,
     /// Report this process's CPU and memory
     #[arg(long, value_name = "PID")]
@@ -112,6 +114,10 @@ pub(crate) struct Args {
     /// One line of JSON instead of a table
     #[arg(long)]
     json: bool,
+}
+
+fn positive() -> RangedU64ValueParser {
+    value_parser!(u64).range(1..)
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A message's way out: to consumers in turn, or to whoever asks for one.
 
-use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
+use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
 use leveret_model::{QueueId, ShortString};
 
 use crate::command::Consume;
@@ -11,7 +11,8 @@ use crate::queue::Entry;
 use crate::refusal::Refusal;
 use crate::settle::mark_dirty;
 
-/// What a delivery costs of a session's output credit besides its content, in bytes.
+/// What a message costs besides its content, in a queue and of a session's output credit, in
+/// bytes.
 pub(crate) const OVERHEAD_BYTES: usize = 64;
 
 impl Engine {
@@ -51,10 +52,8 @@ impl Engine {
                 turn += 1;
                 let outbound = &mut step.effects.outbound[session.told.1];
                 let chunk = outbound.chunk(entry.chunk, &self.chunks);
-                let bytes =
-                    outbound.chunks[chunk as usize].message_len(entry.message) + OVERHEAD_BYTES;
-                outbound.bytes += bytes;
-                outstanding += bytes;
+                outbound.bytes += entry.bytes as usize;
+                outstanding += entry.bytes as usize;
                 let lease = lease(consumer_id, consumer, holder, entry);
                 outbound.items.push(Item::Deliver {
                     holder: consumer.holder,
@@ -75,6 +74,10 @@ impl Engine {
                 queue.active.rotate_left(1);
             }
         }
+        // Only whoever brings more is slowed, and only where there are consumers to wait for.
+        step.effects.congested |= queue.ready_bytes > CONGESTED_QUEUE_BYTES
+            && !queue.consumers.is_empty()
+            && !step.chunk.is_empty();
     }
 
     pub(crate) fn consume(
@@ -173,8 +176,7 @@ impl Engine {
         let lease = holder.lease((!no_ack).then_some(Lease { queue: id, consumer: None, entry }));
         let outbound = session.outbound(step.session, step_number, step.effects);
         let chunk = outbound.chunk(entry.chunk, &self.chunks);
-        let content = outbound.chunks[chunk as usize].message_len(entry.message);
-        outbound.bytes += content + OVERHEAD_BYTES;
+        outbound.bytes += entry.bytes as usize;
         outbound.items.push(Item::Got {
             holder: number,
             redelivered: entry.redelivered,
@@ -183,7 +185,7 @@ impl Engine {
             lease,
             left,
         });
-        session.outstanding += content + OVERHEAD_BYTES;
+        session.outstanding += entry.bytes as usize;
         if no_ack {
             step.settled(id, entry, &mut self.chunks);
         } else {

@@ -21,6 +21,8 @@ pub struct Effects {
     pub released: Vec<Lsn>,
     /// What to tell whom, one entry a session.
     pub outbound: Vec<Outbound>,
+    /// The batch published to a queue whose consumers are far behind: its session had better pause.
+    pub congested: bool,
     /// Confirms that may only be sent when this step's records are durable.
     pub confirms: Vec<DurableConfirm>,
 }

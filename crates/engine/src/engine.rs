@@ -312,13 +312,7 @@ impl Engine {
         self.sessions.remove(&step.session);
     }
 
-    fn refuse(
-        &mut self,
-        holder: u16,
-        token: crate::Token,
-        refusal: Refusal,
-        step: &mut Step<'_>,
-    ) {
+    fn refuse(&mut self, holder: u16, token: crate::Token, refusal: Refusal, step: &mut Step<'_>) {
         let open = |session: &mut Session| session.holders.contains_key(&holder);
         if self.sessions.get_mut(&step.session).is_some_and(open) {
             self.close_holder(holder, step);
@@ -326,7 +320,13 @@ impl Engine {
         self.reply(holder, Reply::Refused { token, refusal }, step);
     }
 
-    pub(crate) fn reply_if(&mut self, wanted: bool, holder: u16, reply: Reply, step: &mut Step<'_>) {
+    pub(crate) fn reply_if(
+        &mut self,
+        wanted: bool,
+        holder: u16,
+        reply: Reply,
+        step: &mut Step<'_>,
+    ) {
         if wanted {
             self.reply(holder, reply, step);
         }
@@ -349,7 +349,6 @@ impl Engine {
             session.outbound(step.session, self.step, step.effects).after_log = true;
         }
     }
-
 
     /// A name nobody else has: the prefix and 22 characters of base64url.
     pub(crate) fn made_up_name(&mut self, prefix: &str) -> ShortString {

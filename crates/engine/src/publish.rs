@@ -64,13 +64,7 @@ impl Engine {
     }
 
     /// Puts messages into the queues of the holder's route.
-    fn enqueue(
-        &mut self,
-        number: u16,
-        messages: Range<u32>,
-        mandatory: bool,
-        step: &mut Step<'_>,
-    ) {
+    fn enqueue(&mut self, number: u16, messages: Range<u32>, mandatory: bool, step: &mut Step<'_>) {
         let route = std::mem::take(&mut self.holder(step, number).route);
         let mut durable: Vec<(QueueId, Position)> = Vec::new();
         for id in &route.queues {
@@ -80,7 +74,8 @@ impl Engine {
             }
             for message in messages.clone() {
                 let persistent = queue.durable && step.chunk.is_persistent(message);
-                queue.push(step.slot, message, persistent);
+                let bytes = step.chunk.message_len(message) + OVERHEAD_BYTES;
+                queue.push(step.slot, message, bytes as u32, persistent);
             }
             if !queue.dirty {
                 queue.dirty = true;

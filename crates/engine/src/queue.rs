@@ -12,6 +12,8 @@ pub(crate) struct Entry {
     pub(crate) chunk: u32,
     /// Index in the chunk.
     pub(crate) message: u32,
+    /// Length of its content.
+    pub(crate) bytes: u32,
     /// Whether the log knows it.
     pub(crate) durable: bool,
     pub(crate) redelivered: bool,
@@ -40,6 +42,8 @@ pub(crate) struct Queue {
     fresh: VecDeque<Entry>,
     /// Delivered and given back; all of them before the first of `fresh`.
     returned: BTreeMap<Position, Entry>,
+    /// Content of the messages that wait, in bytes.
+    pub(crate) ready_bytes: u64,
     /// The position the next message gets.
     pub(crate) next: Position,
     /// Messages out on leases.
@@ -66,6 +70,7 @@ impl Queue {
             bindings: Vec::new(),
             fresh: VecDeque::new(),
             returned: BTreeMap::new(),
+            ready_bytes: 0,
             next: Position(0),
             leased: 0,
             consumers: Vec::new(),
@@ -86,29 +91,34 @@ impl Queue {
     }
 
     /// Appends a message and gives it its position.
-    pub(crate) fn push(&mut self, chunk: u32, message: u32, durable: bool) -> Position {
+    pub(crate) fn push(&mut self, chunk: u32, message: u32, bytes: u32, durable: bool) {
         let position = self.next;
         self.next = position.next();
-        self.fresh.push_back(Entry { position, chunk, message, durable, redelivered: false });
-        position
+        self.ready_bytes += u64::from(bytes);
+        let redelivered = false;
+        self.fresh.push_back(Entry { position, chunk, message, bytes, durable, redelivered });
     }
 
     /// Takes the first ready message.
     pub(crate) fn take(&mut self) -> Option<Entry> {
-        if !self.returned.is_empty() {
-            return self.returned.pop_first().map(|(_, entry)| entry);
-        }
-        self.fresh.pop_front()
+        let entry = match self.returned.pop_first() {
+            Some((_, entry)) => Some(entry),
+            None => self.fresh.pop_front(),
+        }?;
+        self.ready_bytes -= u64::from(entry.bytes);
+        Some(entry)
     }
 
     /// Puts a message back where it was.
     pub(crate) fn give_back(&mut self, mut entry: Entry) {
         entry.redelivered = true;
+        self.ready_bytes += u64::from(entry.bytes);
         self.returned.insert(entry.position, entry);
     }
 
     /// Puts a message read from the log at its place, whatever is there already.
     pub(crate) fn restore(&mut self, entry: Entry) {
+        self.ready_bytes += u64::from(entry.bytes);
         self.returned.insert(entry.position, entry);
         self.next = self.next.max(entry.position.next());
     }
@@ -117,7 +127,10 @@ impl Queue {
     pub(crate) fn forget(&mut self, first: Position, count: u64) -> Vec<Entry> {
         let run = first..Position(first.0.saturating_add(count));
         let positions: Vec<Position> = self.returned.range(run).map(|(at, _)| *at).collect();
-        positions.into_iter().filter_map(|at| self.returned.remove(&at)).collect()
+        let gone: Vec<Entry> =
+            positions.into_iter().filter_map(|at| self.returned.remove(&at)).collect();
+        self.ready_bytes -= gone.iter().map(|entry| u64::from(entry.bytes)).sum::<u64>();
+        gone
     }
 
     /// Ends the recovery: what was restored was, for all that is known, never delivered.
@@ -127,6 +140,7 @@ impl Queue {
 
     /// Takes out all that is ready.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        self.ready_bytes = 0;
         let returned = std::mem::take(&mut self.returned);
         let fresh = std::mem::take(&mut self.fresh);
         returned.into_values().chain(fresh)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use leveret_model::{Chunk, Lsn, Message, Position, QueueId, ShortString};
 use leveret_record::{BindingDefinition, Destination, Record};
 
+use crate::dispatch::OVERHEAD_BYTES;
 use crate::engine::Engine;
 use crate::exchange::{Exchange, Router};
 use crate::queue::{BoundTo, Entry, Queue};
@@ -122,12 +123,14 @@ impl Engine {
             }
         };
         let index = restored.chunk.push(message)?;
+        let bytes = (restored.chunk.message_len(index) + OVERHEAD_BYTES) as u32;
         for (queue, position) in &entries {
             if let Some(queue) = self.queues.get_mut(queue) {
                 queue.restore(Entry {
                     position: *position,
                     chunk: slot,
                     message: index,
+                    bytes,
                     durable: true,
                     redelivered: false,
                 });

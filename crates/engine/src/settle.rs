@@ -40,12 +40,7 @@ impl Step<'_> {
     pub(crate) fn flush_settled(&mut self) {
         let run = mem::take(&mut self.settled);
         if run.count > 0 {
-            leveret_record::write_settle(
-                &mut self.effects.log,
-                run.queue,
-                run.first,
-                run.count,
-            );
+            leveret_record::write_settle(&mut self.effects.log, run.queue, run.first, run.count);
             self.effects.records += 1;
         }
     }

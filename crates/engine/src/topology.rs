@@ -167,7 +167,9 @@ impl Engine {
             leveret_record::write_declare_queue(&mut step.effects.log, &definition);
             self.recorded(step);
         }
-        if declare.exclusive && let Some(session) = self.sessions.get_mut(&step.session) {
+        if declare.exclusive
+            && let Some(session) = self.sessions.get_mut(&step.session)
+        {
             session.owned.push(id);
         }
         self.add_queue(queue);
@@ -189,9 +191,7 @@ impl Engine {
         step: &Step<'_>,
     ) -> Result<QueueId, Refusal> {
         let name = match name.is_empty() {
-            true => {
-                self.holder(step, holder).last_queue.clone().ok_or(Refusal::NoDeclaredQueue)?
-            }
+            true => self.holder(step, holder).last_queue.clone().ok_or(Refusal::NoDeclaredQueue)?,
             false => name.clone(),
         };
         let vhost = &self.vhosts[self.vhost_of(step)];

@@ -22,6 +22,11 @@ pub const SHORT_STRING_BYTES_MAX: usize = 255;
 pub const TABLE_DEPTH_MAX: usize = 64;
 /// How many bytes of deliveries a connection may have that its client has not taken yet.
 pub const SESSION_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// How much may wait in a queue that has consumers before its publishers are slowed, in bytes.
+pub const CONGESTED_QUEUE_BYTES: u64 = 4 * 1024 * 1024;
+/// How long a publisher pauses after each read while a queue it publishes to is congested. Short
+/// enough that consumers who do nothing cannot stop it.
+pub const CONGESTION_PAUSE: Duration = Duration::from_millis(1);
 /// How much one read takes from a socket, in bytes.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// How much may wait for the disk before publishers of persistent messages wait too, in bytes.

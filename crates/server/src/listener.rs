@@ -103,13 +103,22 @@ fn no_ipv6(error: &io::Error) -> bool {
 /// Accepts for ever. Whatever goes wrong is logged and tried again: a server that is short of
 /// descriptors must still be there when it has some.
 pub(crate) async fn accept(listener: &TcpListener, threads: &mut NetThreads) {
+    let mut failing = false;
     loop {
         let accepted = listener.accept().await.and_then(|(stream, peer)| prepare(stream, peer));
         match accepted {
-            Ok((stream, peer)) => threads.give(stream, peer),
+            Ok((stream, peer)) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("connections are accepted again");
+                }
+                threads.give(stream, peer);
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::error!(%error, "cannot accept a connection; trying again");
+                // Once, not ten times a second for as long as it lasts.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "cannot accept connections; trying until it works");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

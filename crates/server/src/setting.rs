@@ -143,7 +143,7 @@ settings! {
         name: "log",
         value: "FILTER",
         default: "info",
-        allowed: "off, error, warn, info, debug or trace, or a list such as info,leveret_amqp=debug",
+        allowed: "off, error, warn, info, debug, trace, or a list such as info,leveret_amqp=debug",
         parse: value::log_filter,
         rabbitmq_env: None,
         secret: false,
@@ -165,9 +165,8 @@ mod tests {
 
     #[test]
     fn the_documentation_has_this_table() {
-        let mut table = String::from(
-            "| setting | environment | default | allowed | what it is for |\n|---|---|---|---|---|\n",
-        );
+        let head = "| setting | environment | default | allowed | what it is for |";
+        let mut table = format!("{head}\n|---|---|---|---|---|\n");
         for s in SETTINGS {
             let also = s.rabbitmq_env.map_or(String::new(), |v| format!(", else `{v}`"));
             let (name, env, default, help) = (s.name, s.env(), s.default, s.help.trim());
