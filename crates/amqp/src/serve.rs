@@ -202,6 +202,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Reads once, and has it carried out. Pending when nothing has come, or nothing is wanted.
     fn poll_input(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<io::Result<()>> {
+        if self.connection.phase == Phase::Closed {
+            return Poll::Pending;
+        }
         if let Some(session) = &self.connection.session {
             // A client that does not take its answers gets no more of them.
             if !self.unwritten.is_empty() && session.outbound_bytes() > SESSION_OUTPUT_BYTES_MAX {

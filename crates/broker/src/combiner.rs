@@ -25,15 +25,7 @@ impl Combiner {
     /// one thread are run in the order in which it submits them.
     pub(crate) fn submit(&self, batch: Batch) {
         lock(&self.inbox).push(batch);
-        let mut wakers = Vec::new();
-        // Whoever holds the engine looks into the inbox again after giving it up, so either this
-        // succeeds or that finds the batch.
-        while !lock(&self.inbox).is_empty() {
-            let Some(mut core) = self.try_core() else { break };
-            self.drain(&mut core, &mut wakers);
-            drop(core);
-            wakers.drain(..).for_each(Waker::wake);
-        }
+        self.run_inbox();
     }
 
     /// Does something else with the engine, after everything that was submitted before.
@@ -44,7 +36,21 @@ impl Combiner {
         let result = f(&mut core);
         drop(core);
         wakers.into_iter().for_each(Waker::wake);
+        // What was left in the inbox meanwhile is left to this thread.
+        self.run_inbox();
         result
+    }
+
+    /// Runs what is in the inbox, unless another thread has the engine: whoever gives it up looks
+    /// into the inbox again afterwards, so nothing stays there.
+    fn run_inbox(&self) {
+        let mut wakers = Vec::new();
+        while !lock(&self.inbox).is_empty() {
+            let Some(mut core) = self.try_core() else { return };
+            self.drain(&mut core, &mut wakers);
+            drop(core);
+            wakers.drain(..).for_each(Waker::wake);
+        }
     }
 
     fn drain(&self, core: &mut Core, wakers: &mut Vec<Waker>) {

@@ -62,7 +62,7 @@ impl Core {
         }
         for outbound in effects.outbound.drain(..) {
             let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
-            let held_back = outbound.after_log && !effects.log.is_empty();
+            let held_back = outbound.after_log && end > self.progress.durable();
             if held_back {
                 self.waiters.wake(end, Arc::clone(outbox));
             }

@@ -12,10 +12,13 @@ use crate::outbox::Outbox;
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     /// In the order of the addresses.
-    waiting: Mutex<VecDeque<(Lsn, Arc<Outbox>, Option<DurableConfirm>)>>,
+    waiting: Mutex<VecDeque<Waiter>>,
     /// Publishers that wait for the log to catch up.
     parked: Mutex<Vec<Waker>>,
 }
+
+/// Until when, which outbox, and what it is to be told; nothing if it has it already.
+type Waiter = (Lsn, Arc<Outbox>, Option<DurableConfirm>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("storage", &["model", "record"]),
     ("broker", &["engine", "storage", "record", "model"]),
     ("amqp", &["broker", "model", "amqp-wire"]),
-    ("server", &["amqp", "broker", "model"]),
+    ("http", &["broker", "model"]),
+    ("server", &["amqp", "http", "broker", "model"]),
     // amqp-wire: publish, consume, get and bench are clients.
     ("cli", &["server", "storage", "model", "amqp-wire"]),
 ];

@@ -113,8 +113,8 @@ pub(crate) fn check_queue(
     }
     let object = format!("queue '{}'", queue.name);
     let durable = declare.durable && !declare.exclusive;
-    same("durable", durable, queue.durable, &object, vhost)?;
-    same("auto_delete", declare.auto_delete, queue.auto_delete, &object, vhost)
+    same("durable", &durable, &queue.durable, &object, vhost)?;
+    same("auto_delete", &declare.auto_delete, &queue.auto_delete, &object, vhost)
 }
 
 /// Whether an exchange that exists is as the declaration says.
@@ -125,16 +125,16 @@ pub(crate) fn check_exchange(
 ) -> Result<(), Refusal> {
     let object = format!("exchange '{}'", exchange.name);
     let (received, current) = (declare.kind.to_string(), exchange.router.kind().to_owned());
-    same("type", received, current, &object, vhost)?;
-    same("durable", declare.durable, exchange.durable, &object, vhost)?;
-    same("auto_delete", declare.auto_delete, exchange.auto_delete, &object, vhost)?;
-    same("internal", declare.internal, exchange.internal, &object, vhost)
+    same("type", &received, &current, &object, vhost)?;
+    same("durable", &declare.durable, &exchange.durable, &object, vhost)?;
+    same("auto_delete", &declare.auto_delete, &exchange.auto_delete, &object, vhost)?;
+    same("internal", &declare.internal, &exchange.internal, &object, vhost)
 }
 
 fn same<T: PartialEq + std::fmt::Display>(
     argument: &str,
-    received: T,
-    current: T,
+    received: &T,
+    current: &T,
     object: &str,
     vhost: &ShortString,
 ) -> Result<(), Refusal> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_model::{Chunk, Lsn, QueueId, SessionId, ShortString};
+use leveret_model::{Chunk, FieldTable, Lsn, QueueId, SessionId, ShortString};
 use rustc_hash::FxHashMap;
 
 use crate::chunks::Chunks;
@@ -83,6 +83,8 @@ pub struct QueueStatus {
     pub unacknowledged: usize,
     /// Its consumers.
     pub consumers: usize,
+    /// The arguments it was declared with.
+    pub arguments: FieldTable,
 }
 
 /// The step under way: whose batch it is and where its effects go.
@@ -157,6 +159,7 @@ impl Engine {
             ready: queue.ready(),
             unacknowledged: queue.leased as usize,
             consumers: queue.consumers.len(),
+            arguments: queue.arguments.clone(),
         })
     }
 
@@ -208,7 +211,7 @@ impl Engine {
                 self.delete_exchange(&name, if_unused, step)?;
                 self.reply_if(reply, holder, Reply::ExchangeDeleted, step);
             }
-            Operation::DeclareQueue(declare) => return self.declare_queue(holder, *declare, step),
+            Operation::DeclareQueue(declare) => return self.declare_queue(holder, &declare, step),
             Operation::DeleteQueue { name, if_unused, if_empty, reply } => {
                 let count = self.delete_named_queue(holder, &name, if_unused, if_empty, step)?;
                 self.reply_if(reply, holder, Reply::QueueDeleted(count), step);

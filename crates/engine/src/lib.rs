@@ -33,3 +33,6 @@ pub use effect::{Confirmed, DurableConfirm, Effects, Item, Outbound, Reply};
 pub use engine::{Engine, QueueStatus};
 pub use recovery::RestoreError;
 pub use refusal::Refusal;
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,11 @@ impl Engine {
             (existing, false) => {
                 let router = router.ok_or_else(|| unknown_exchange_type(&declare.kind))?;
                 match existing {
-                    Some(exchange) => check_exchange(exchange, declare, &vhost.name)?,
+                    Some(exchange) => {
+                        check_exchange(exchange, declare, &vhost.name)?;
+                        // Who declared it first may still be waiting for the log.
+                        self.after_log(step);
+                    }
                     None => self.create_exchange(index, declare, router, step)?,
                 }
             }
@@ -119,12 +123,12 @@ impl Engine {
     pub(crate) fn declare_queue(
         &mut self,
         holder: u16,
-        declare: DeclareQueue,
+        declare: &DeclareQueue,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         let id = match declare.passive {
             true => self.find_queue(holder, &declare.name, step)?,
-            false => self.ensure_queue(&declare, step)?,
+            false => self.ensure_queue(declare, step)?,
         };
         let queue = &self.queues[&id];
         let name = queue.name.clone();
@@ -147,7 +151,10 @@ impl Engine {
         if let Some(id) = vhost.queues.get(&declare.name) {
             check_queue(&self.queues[id], declare, step.session, &vhost.name)?;
             check_queue_arguments(&declare.name, &declare.arguments, &vhost.name)?;
-            return Ok(*id);
+            let id = *id;
+            // Who declared it first may still be waiting for the log.
+            self.after_log(step);
+            return Ok(id);
         }
         check_queue_arguments(&declare.name, &declare.arguments, &vhost.name)?;
         let name = if declare.name.is_empty() {

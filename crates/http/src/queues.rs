@@ -74,7 +74,7 @@ pub(crate) async fn list_of_vhost(
 ) -> Response {
     let vhost = segment(&uri, 0);
     let mut queues = state.broker.queues();
-    queues.retain(|queue| *queue.vhost == *vhost);
+    queues.retain(|queue| queue.vhost == vhost[..]);
     if queues.is_empty() && !is_vhost(&state.broker, &vhost) {
         return answer::not_found();
     }
@@ -89,7 +89,7 @@ pub(crate) async fn show(
 ) -> Response {
     let (vhost, name) = (segment(&uri, 0), segment(&uri, 1));
     let queues = state.broker.queues();
-    match queues.iter().find(|queue| *queue.vhost == *vhost && *queue.name == *name) {
+    match queues.iter().find(|queue| queue.vhost == vhost[..] && queue.name == name[..]) {
         Some(queue) => answer::ok(&Queue::of(queue, &state.identity.node)),
         None => answer::not_found(),
     }

@@ -54,7 +54,7 @@ pub async fn serve<S>(
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = shutdown.wait_for(|stop| *stop) => {
+        () = stopped(&mut shutdown) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -62,6 +62,11 @@ pub async fn serve<S>(
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "HTTP connection lost");
     }
+}
+
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that there is nobody left who could say so.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 async fn answer(

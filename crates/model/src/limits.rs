@@ -31,3 +31,13 @@ pub const CONGESTION_PAUSE: Duration = Duration::from_millis(1);
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// How much may wait for the disk before publishers of persistent messages wait too, in bytes.
 pub const LOG_BACKLOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// HTTP connections at a time; the API is for people and their tools, not for every client.
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+/// How long an HTTP client may take for the head of a request, and between two requests.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an HTTP client may take nothing of an answer.
+pub const HTTP_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest head of an HTTP request, in bytes.
+pub const HTTP_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Largest body of an HTTP request, in bytes.
+pub const HTTP_BODY_BYTES_MAX: u64 = 10_000_000;

@@ -51,7 +51,6 @@ fn properties() -> BasicProperties {
         .with_priority(3)
         .with_correlation_id("c-1".into())
         .with_reply_to("nobody".into())
-        .with_expiration("3600000".into())
         .with_message_id("m-1".into())
         .with_timestamp(1_700_000_000)
         .with_type("greeting".into())

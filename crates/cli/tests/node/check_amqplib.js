@@ -40,7 +40,6 @@ const OPTIONS = {
   priority: 3,
   correlationId: 'c-1',
   replyTo: 'nobody',
-  expiration: '3600000',
   messageId: 'm-1',
   timestamp: 1700000000,
   type: 'greeting',

@@ -34,7 +34,6 @@ PROPERTIES = {
     "priority": 3,
     "correlation_id": "c-1",
     "reply_to": "nobody",
-    "expiration": "3600000",
     "message_id": "m-1",
     "timestamp": NOW,
     "message_type": "greeting",

@@ -25,7 +25,6 @@ HEADERS = {
 PROPERTIES = {
     "correlation_id": "c-1",
     "reply_to": "nobody",
-    "expiration": "3600000",
     "message_id": "m-1",
     "timestamp": int(NOW.replace(tzinfo=timezone.utc).timestamp()),
     "type": "greeting",
@@ -95,9 +94,7 @@ def check_content(peer):
     # kombu says what a text is by its content type, bytes go as they are.
     sent = ["", b"\x00\x01", b"x" * 300_000, "h\u00e9"]
     for body in sent:
-        # kombu counts an expiration in seconds.
-        properties = {**PROPERTIES, "expiration": 3600}
-        peer.publish(body, headers=HEADERS, **properties)
+        peer.publish(body, headers=HEADERS, **PROPERTIES)
     with peer.consumer(peer.queue):
         messages = peer.take(len(sent))
     assert [message.decode() for message in messages] == sent

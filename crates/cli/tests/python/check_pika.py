@@ -30,7 +30,6 @@ PROPERTIES = {
     "priority": 3,
     "correlation_id": "c-1",
     "reply_to": "nobody",
-    "expiration": "3600000",
     "message_id": "m-1",
     "timestamp": 1700000000,
     "type": "greeting",

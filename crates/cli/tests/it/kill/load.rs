@@ -9,7 +9,7 @@ use lapin::options::{
 };
 use lapin::{Channel, Confirmation, Connection, Consumer, PublisherConfirm};
 use std::collections::VecDeque;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 
 /// How many messages of a producer may be under way without a confirm.
@@ -19,9 +19,12 @@ const PREFETCH: u16 = 300;
 /// The queues that have a consumer; the others only fill.
 const CONSUMED: [usize; 3] = [0, 1, 3];
 
+/// Tasks, and what to call them.
+pub(super) type Load = Vec<(String, JoinHandle<()>)>;
+
 /// Starts them all; returns when they are connected.
-pub(super) async fn start(url: &str, record: &Record, random: &mut Random) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
+pub(super) async fn start(url: &str, record: &Record, random: &mut Random) -> Load {
+    let mut tasks: Load = Vec::new();
     for queue in CONSUMED {
         let connection = connect(url).await;
         let channel = connection.create_channel().await.expect("a channel");
@@ -29,21 +32,25 @@ pub(super) async fn start(url: &str, record: &Record, random: &mut Random) -> Jo
         soon("basic.qos", qos).await.expect("a limit");
         let consumer = consume(&channel, QUEUES[queue]).await;
         let worker = Worker { queue, record: record.clone(), random: Random::new(random.next()) };
-        tasks.spawn(worker.work(connection, consumer));
+        let work = tokio::spawn(worker.work(connection, consumer));
+        tasks.push((format!("the consumer of {}", QUEUES[queue]), work));
     }
     for producer in 0..PRODUCERS.len() {
         let connection = connect(url).await;
         let channel = connection.create_channel().await.expect("a channel");
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         soon("confirm.select", confirms).await.expect("confirms");
-        tasks.spawn(produce(connection, channel, producer, record.clone()));
+        let work = tokio::spawn(produce(connection, channel, producer, record.clone()));
+        tasks.push((format!("producer {producer}"), work));
     }
     tasks
 }
 
 /// Waits until all have noticed that the broker is dead.
-pub(super) async fn finish(load: JoinSet<()>) {
-    soon("the end of the load", load.join_all()).await;
+pub(super) async fn finish(load: Load) {
+    for (name, work) in load {
+        soon(&format!("the end of {name}"), work).await.expect("no panic");
+    }
 }
 
 async fn produce(connection: Connection, channel: Channel, producer: usize, record: Record) {
