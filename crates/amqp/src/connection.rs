@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) tuning: Tuning,
     capabilities: Capabilities,
+    /// Who logged in.
+    user: Vec<u8>,
     pub(crate) session: Option<Session>,
     pub(crate) channels: FxHashMap<u16, Channel>,
     pub(crate) consumers: FxHashMap<u64, DeliverPrefix>,
@@ -82,6 +84,7 @@ impl Connection {
             phase: Phase::Header,
             tuning: Tuning::default(),
             capabilities: Capabilities::default(),
+            user: Vec::new(),
             session: None,
             channels: FxHashMap::default(),
             consumers: FxHashMap::default(),
@@ -234,6 +237,7 @@ impl Connection {
         self.capabilities = Capabilities::of(&ok.client_properties);
         let (name, password) = handshake::credentials(ok)?;
         if self.broker.authenticate(name, password, self.peer.ip().to_canonical().is_loopback()) {
+            self.user = name.to_vec();
             Method::from(handshake::tune()).frame(0, out);
             self.phase = Phase::TuneOk;
             return Ok(());
@@ -293,7 +297,7 @@ impl Connection {
             return Ok(0);
         }
         if let Some(assembly) = &mut channel.assembly {
-            if assembly.frame(frame.kind, frame.payload)? {
+            if assembly.frame(frame.kind, frame.payload, &self.user)? {
                 let assembly = channel.assembly.take().expect("just used");
                 self.publish(number, assembly.mandatory, assembly.message())?;
             }
@@ -316,7 +320,7 @@ impl Connection {
         if publish.immediate {
             return Err(Fault::new(NOT_IMPLEMENTED, "immediate=true").of(PUBLISH));
         }
-        if let Some(whole) = content::whole(rest, number, self.tuning.frame_max) {
+        if let Some(whole) = content::whole(rest, number, self.tuning.frame_max, &self.user) {
             let (content, used) = whole?;
             let message = Message {
                 envelope: publish.envelope,

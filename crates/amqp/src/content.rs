@@ -42,12 +42,12 @@ impl Assembly {
         }
     }
 
-    /// Takes a frame of the message's channel. `true` when the message is whole.
-    pub(crate) fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<bool, Fault> {
+    /// Takes a frame of the message's channel, published by `user`. `true` when the message is whole.
+    pub(crate) fn frame(&mut self, kind: u8, payload: &[u8], user: &[u8]) -> Result<bool, Fault> {
         match (&mut self.header, kind) {
             (None, frame::HEADER) => {
                 let header = ContentHeader::parse(payload)?;
-                let scan = check_header(&header)?;
+                let scan = check_header(&header, user)?;
                 self.header = Some(Header {
                     properties: header.properties.to_vec(),
                     persistent: scan.is_persistent(),
@@ -98,6 +98,7 @@ pub(crate) fn whole<'a>(
     input: &'a [u8],
     channel: u16,
     frame_max: u32,
+    user: &[u8],
 ) -> Option<Result<(Content<'a>, usize), Fault>> {
     let (head, mut used) = frame::parse(input, frame_max).ok()??;
     if head.kind != frame::HEADER || head.channel != channel {
@@ -121,7 +122,7 @@ pub(crate) fn whole<'a>(
         body,
         persistent: scan.is_persistent(),
     };
-    Some(check_header(&header).map(|scan| (content(scan), used)))
+    Some(check_header(&header, user).map(|scan| (content(scan), used)))
 }
 
 /// A message's content, borrowed from the read buffer.
@@ -131,7 +132,7 @@ pub(crate) struct Content<'a> {
     pub(crate) persistent: bool,
 }
 
-fn check_header<'a>(header: &ContentHeader<'a>) -> Result<Scan<'a>, Fault> {
+fn check_header<'a>(header: &ContentHeader<'a>, user: &[u8]) -> Result<Scan<'a>, Fault> {
     if header.class != PUBLISH.0 {
         let text = format!(
             "expected content header for class 60, got one for class {} instead",
@@ -148,14 +149,34 @@ fn check_header<'a>(header: &ContentHeader<'a>) -> Result<Scan<'a>, Fault> {
     }
     let scan = properties::scan(header.properties)
         .map_err(|error| Fault::new(SYNTAX_ERROR, error.to_string()).of(PUBLISH))?;
-    // A table that consumers cannot read must not reach them.
-    if let Some(headers) = scan.headers {
-        FieldTable::decode_content(headers)
-            .map_err(|error| Fault::new(SYNTAX_ERROR, error.to_string()).of(PUBLISH))?;
+    if let Some(id) = scan.user_id
+        && id != user
+    {
+        let (id, user) = (String::from_utf8_lossy(id), String::from_utf8_lossy(user));
+        let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
+        return Err(Fault::new(PRECONDITION_FAILED, text).of(PUBLISH));
     }
     if scan.expiration.is_some() {
-        let text = "message property 'expiration' is not supported by this version of leveret";
-        return Err(Fault::new(NOT_IMPLEMENTED, text).of(PUBLISH));
+        return Err(not_built("message property 'expiration'"));
+    }
+    if let Some(headers) = scan.headers {
+        check_headers(headers)?;
     }
     Ok(scan)
+}
+
+/// A table that consumers cannot read must not reach them, and one that asks for more than is
+/// built must not seem to be heeded.
+fn check_headers(headers: &[u8]) -> Result<(), Fault> {
+    let table = FieldTable::decode_content(headers)
+        .map_err(|error| Fault::new(SYNTAX_ERROR, error.to_string()).of(PUBLISH))?;
+    match ["CC", "BCC"].into_iter().find(|name| table.get(*name).is_some()) {
+        Some(name) => Err(not_built(&format!("message header '{name}'"))),
+        None => Ok(()),
+    }
+}
+
+fn not_built(what: &str) -> Fault {
+    let text = format!("{what} is not supported by this version of leveret");
+    Fault::new(NOT_IMPLEMENTED, text).of(PUBLISH)
 }

@@ -17,4 +17,7 @@ pub use broker::{Broker, OpenError, Options};
 pub use session::Session;
 pub use users::User;
 
+#[cfg(test)]
+mod tests;
+
 pub use leveret_engine as engine;

@@ -86,6 +86,9 @@ impl Engine {
         consume: Consume,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
+        if consume.queue == "amq.rabbitmq.reply-to" {
+            return Err(Refusal::NotBuilt("direct reply-to".to_owned()));
+        }
         let id = self.find_queue(holder, &consume.queue, step)?;
         if consume.arguments.get("x-priority").is_some() {
             return Err(Refusal::NotBuilt("consumer argument 'x-priority'".to_owned()));

@@ -36,7 +36,7 @@ fn field(value: &FieldValue) -> Value {
     }
 }
 
-/// The number it is. RabbitMQ shows 3.14 as 2.314: the scale, a point and the digits.
+/// The number it is. RabbitMQ shows 4.25 as 2.425: the scale, a point and the digits.
 fn decimal(scale: u8, value: u32) -> Value {
     (f64::from(value) / 10_f64.powi(scale.into())).into()
 }
@@ -84,7 +84,7 @@ mod tests {
             (FieldValue::Float(0.5), json!(0.5)),
             (2.25.into(), json!(2.25)),
             (f64::NAN.into(), json!(null)),
-            (FieldValue::Decimal { scale: 2, value: 314 }, json!(3.14)),
+            (FieldValue::Decimal { scale: 2, value: 425 }, json!(4.25)),
             (FieldValue::Decimal { scale: 255, value: u32::MAX }, json!(0.0)),
             (FieldValue::Timestamp(u64::MAX), json!(u64::MAX)),
             (inner.into(), json!({"deep": true})),

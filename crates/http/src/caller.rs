@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn what_is_no_basic_authentication_is_none() {
-        for value in ["", "Basic", "Basic ", "Basic Z3Vlc3Q=", "Basic ???", "Bearer Z3Vlc3Q6Z3Vlc3Q="] {
+        for value in
+            ["", "Basic", "Basic ", "Basic Z3Vlc3Q=", "Basic ???", "Bearer Z3Vlc3Q6Z3Vlc3Q="]
+        {
             assert_eq!(parsed(value), None, "{value}");
         }
         assert_eq!(credentials(&HeaderMap::new()), None);

@@ -29,12 +29,8 @@ const BUSY: &[u8] =
 
 /// Serves one client until it leaves or fails. Once `shutdown` is true it is served no request
 /// but the one it has begun.
-pub async fn serve<S>(
-    stream: S,
-    peer: SocketAddr,
-    api: Api,
-    mut shutdown: watch::Receiver<bool>,
-) where
+pub async fn serve<S>(stream: S, peer: SocketAddr, api: Api, mut shutdown: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = Patient::new(stream);
@@ -101,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_last_slash_goes_and_the_rest_stays() {
-        let cut = |uri: &'static str| without_last_slash(&Uri::from_static(uri)).map(|u| u.to_string());
+        let cut =
+            |uri: &'static str| without_last_slash(&Uri::from_static(uri)).map(|u| u.to_string());
         assert_eq!(cut("/api/queues/%2F/?a=b/"), Some("/api/queues/%2F?a=b/".into()));
         assert_eq!(cut("http://host/api/queues/"), Some("http://host/api/queues".into()));
         for kept in ["/", "/api", "/api?a=/", "*"] {

@@ -5,6 +5,7 @@ use crate::logging;
 use crate::net_threads::NetThreads;
 use crate::setting::Config;
 use leveret_broker::{Broker, OpenError, Options, User};
+use leveret_http::{Api, Identity};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 
 /// How long connections may take to finish once the server is told to stop.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// Threads for HTTP: one, so that whoever looks at the server never slows it down by much.
+const HTTP_THREADS: usize = 1;
 /// The user whose password the world knows, and who may therefore not come from elsewhere.
 const LOOPBACK_ONLY_USER: &str = "guest";
 
@@ -50,10 +53,11 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 }
 
 async fn serve(config: Config) -> Result<(), ServerError> {
-    let amqp = config
-        .amqp_port
-        .map(|port| Reserved::new(config.bind, port, "AMQP", "amqp-port"))
-        .transpose()?;
+    let reserve = |port: Option<u16>, protocol, flag| {
+        port.map(|port| Reserved::new(config.bind, port, protocol, flag)).transpose()
+    };
+    let amqp = reserve(config.amqp_port, "AMQP", "amqp-port")?;
+    let http = reserve(config.http_port, "HTTP", "http-port")?;
     let broker = Broker::open(Options {
         data_dir: config.data_dir.clone(),
         users: vec![User {
@@ -64,25 +68,29 @@ async fn serve(config: Config) -> Result<(), ServerError> {
     })?;
     let mut signals = Signals::new()?;
     let (stop, shutdown) = watch::channel(false);
-    let serve = {
-        let broker = broker.clone();
-        move |stream: TcpStream, peer: SocketAddr| {
-            leveret_amqp::serve(stream, peer, broker.clone(), shutdown.clone())
-        }
+    let serve_amqp = {
+        let (broker, shutdown) = (broker.clone(), shutdown.clone());
+        move |stream, peer| leveret_amqp::serve(stream, peer, broker.clone(), shutdown.clone())
     };
-    let mut threads = NetThreads::start(config.threads, &serve)?;
-    let amqp = amqp.map(Reserved::listen).transpose()?;
-    greet(&config, amqp.as_ref());
+    let serve_http = {
+        let api = Api::new(broker.clone(), identity());
+        move |stream, peer| leveret_http::serve(stream, peer, api.clone(), shutdown.clone())
+    };
+    let mut amqp = Door::open(amqp, config.threads, &serve_amqp)?;
+    let mut http = Door::open(http, HTTP_THREADS, &serve_http)?;
+    greet(&config, amqp.address(), http.address());
 
     let name = tokio::select! {
         name = signals.next() => name,
-        () = accept(amqp.as_ref(), &mut threads) => unreachable!("it accepts for ever"),
+        () = amqp.accept() => unreachable!("it accepts for ever"),
+        () = http.accept() => unreachable!("it accepts for ever"),
     };
-    drop(amqp);
+    let (amqp, http) = (amqp.close(), http.close());
     tracing::info!("{name}: no new connections; waiting for those there are to finish");
     stop.send_replace(true);
     let close = async {
-        let open = threads.finish(DRAIN_LIMIT).await;
+        let open = tokio::join!(amqp.finish(DRAIN_LIMIT), http.finish(DRAIN_LIMIT));
+        let open = open.0 + open.1;
         if open > 0 {
             tracing::warn!(open, "connections did not finish in time and are cut off");
         }
@@ -102,19 +110,67 @@ async fn close(broker: Broker) -> Result<(), ServerError> {
     closed.map_err(|e| ServerError::System(io::Error::other(e)))
 }
 
-async fn accept(listener: Option<&TcpListener>, threads: &mut NetThreads) {
-    match listener {
-        Some(listener) => listener::accept(listener, threads).await,
-        None => pending().await,
+/// What a protocol's clients come in by.
+struct Door {
+    /// None where the configuration gives the protocol no port.
+    listener: Option<TcpListener>,
+    threads: NetThreads,
+}
+
+impl Door {
+    /// Begins to listen; `serve` is run on so many threads for each connection that is accepted.
+    fn open<S, F>(
+        reserved: Option<Reserved>,
+        threads: usize,
+        serve: &S,
+    ) -> Result<Door, ServerError>
+    where
+        S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let threads = if reserved.is_some() { threads } else { 0 };
+        let threads = NetThreads::start(threads, serve)?;
+        Ok(Door { listener: reserved.map(Reserved::listen).transpose()?, threads })
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref()?.local_addr().ok()
+    }
+
+    async fn accept(&mut self) {
+        match &self.listener {
+            Some(listener) => listener::accept(listener, &mut self.threads).await,
+            None => pending().await,
+        }
+    }
+
+    /// Listens no longer. The threads go on with the connections there are.
+    fn close(self) -> NetThreads {
+        self.threads
+    }
+}
+
+/// What the management API calls this server. RabbitMQ's node names have this form.
+fn identity() -> Identity {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    let host = host.split('.').next().filter(|host| !host.is_empty()).unwrap_or("localhost");
+    Identity {
+        node: format!("leveret@{host}"),
+        version: env!("CARGO_PKG_VERSION"),
+        rabbitmq_version: leveret_amqp::RABBITMQ_VERSION,
     }
 }
 
 /// Tells the person at the terminal where to connect. On standard output, and even if nothing is
 /// logged: it is what they wait for.
-fn greet(config: &Config, amqp: Option<&TcpListener>) {
+fn greet(config: &Config, amqp: Option<SocketAddr>, http: Option<SocketAddr>) {
     println!("leveret {} is ready; its data is in {}", env!("CARGO_PKG_VERSION"), shown(config));
-    if let Some(address) = amqp.and_then(|listener| listener.local_addr().ok()) {
-        println!("  AMQP 0-9-1  {}", url(address));
+    if let Some(address) = amqp {
+        println!("  AMQP 0-9-1  {}", url("amqp", address));
+    }
+    if let Some(address) = http {
+        println!("  HTTP API    {}", url("http", address));
     }
     if config.default_user == LOOPBACK_ONLY_USER {
         println!("  user {LOOPBACK_ONLY_USER} may connect from this machine only");
@@ -127,12 +183,12 @@ fn shown(config: &Config) -> String {
 }
 
 /// What a client on this machine connects to; never with a password.
-fn url(address: SocketAddr) -> String {
+fn url(scheme: &str, address: SocketAddr) -> String {
     let port = address.port();
     if address.ip().is_unspecified() {
-        format!("amqp://localhost:{port} (and every other address of this machine)")
+        format!("{scheme}://localhost:{port} (and every other address of this machine)")
     } else {
-        format!("amqp://{address}")
+        format!("{scheme}://{address}")
     }
 }
 

@@ -107,6 +107,16 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
+    /// The port for RabbitMQ's management API over HTTP.
+    http_port: Option<u16> {
+        name: "http-port",
+        value: "PORT",
+        default: "15672",
+        allowed: "a port from 1 to 65535, or 0 for none",
+        parse: value::port,
+        rabbitmq_env: None,
+        secret: false,
+    }
     /// The user that clients log in as; one named guest may do so from this machine only.
     default_user: String {
         name: "default-user",

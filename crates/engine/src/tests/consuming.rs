@@ -161,7 +161,7 @@ fn a_client_that_does_not_read_gets_a_megabyte() {
     let mut world = with_queue();
     let body = "x".repeat(SESSION_OUTPUT_BYTES_MAX / 4);
     world.asks(2, consume("q", "a"));
-    world.publish("", "q", &[&body; 10]);
+    world.publish("", "q", &[&*body; 10]);
     let given = world.delivered.iter().map(|each| each.bytes).sum::<usize>();
     assert_eq!(world.delivered.len(), 4);
     world.asks(3, consume("q", "b"));
@@ -176,7 +176,7 @@ fn a_client_that_does_not_read_gets_a_megabyte() {
 fn a_client_that_takes_a_little_gets_a_little() {
     let mut world = with_queue();
     let body = "x".repeat(SESSION_OUTPUT_BYTES_MAX / 2);
-    world.publish("", "q", &[&body; 4]);
+    world.publish("", "q", &[&*body; 4]);
     // Two queues and two holders wait for the same credit.
     world.asks(2, consume("q", "a"));
     assert_eq!(world.delivered.len(), 2);

@@ -71,6 +71,8 @@ pub(super) struct Plain {
     pub(super) told: BTreeMap<u64, Vec<String>>,
     /// Confirms that wait for the log.
     pub(super) durable: Vec<String>,
+    /// Queue, position and consumer of each delivery of the step.
+    delivered: Vec<(String, u64, u64)>,
 }
 
 /// Who asks.
@@ -101,6 +103,11 @@ impl Plain {
 
     pub(super) fn is_open(&self, who: Who) -> bool {
         self.holders.contains_key(&who)
+    }
+
+    /// The number of the holder's last lease.
+    pub(super) fn last_lease(&self, who: Who) -> u64 {
+        self.holders[&who].last_lease
     }
 
     fn holder(&mut self, who: Who) -> &mut Holder {
@@ -166,8 +173,6 @@ impl Plain {
         for queue in self.queues.values_mut() {
             queue.ready.retain(|_, message| message.persistent);
             queue.ready.values_mut().for_each(|message| message.redelivered = false);
-            // A position above every one that the log has seen.
-            queue.next = queue.next.max(1);
         }
         *self = Plain {
             queues: std::mem::take(&mut self.queues),
@@ -419,6 +424,7 @@ impl Plain {
         let position = *found.expect("delivered, and not ready").0;
         let message = queue.ready.remove(&position).unwrap();
         assert_eq!(delivery.redelivered, message.redelivered, "{delivery:?}");
+        self.delivered.push((name.clone(), position, id));
         let lease = Lease { queue: name, id: queue.id, position, consumer: Some(id), message };
         assert_eq!(self.lease(who, lease, no_ack), delivery.lease, "{delivery:?}");
         *self.owed.entry(who.0).or_default() += delivery.bytes;
@@ -451,12 +457,23 @@ impl Plain {
         leases.filter(|lease| lease.id == id).count()
     }
 
-    /// Nothing waits that someone could take.
-    pub(super) fn check_nothing_waits(&self) {
+    /// Ends a step: what was delivered was first, and nothing waits that someone could take.
+    pub(super) fn end_step(&mut self) {
+        let delivered = std::mem::take(&mut self.delivered);
+        for (index, (name, position, consumer)) in delivered.iter().enumerate() {
+            let first = self.queues[name].ready.keys().next();
+            assert!(first.is_none_or(|first| position < first), "{first:?} was passed over");
+            for (other, earlier, same) in &delivered[..index] {
+                let in_order = other != name || same != consumer || earlier < position;
+                assert!(in_order, "{name}: {position} was delivered after {earlier}");
+            }
+        }
         for (id, consumer) in &self.consumers {
             let waiting = self.ready(&consumer.queue);
             assert!(waiting.is_empty() || !self.has_room(*id), "{consumer:?} misses {waiting:?}");
         }
+        self.told.clear();
+        self.durable.clear();
     }
 
     /// What a restart would leave: of each durable queue, the durable messages in order.

@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) durable: Vec<String>,
     /// Whom the last step told something that waits for the log.
     pub(super) held_back: Vec<u64>,
+    /// What each session's part of the last step costs of its output credit.
+    pub(super) bytes: BTreeMap<u64, usize>,
     /// Addresses that the last step released.
     pub(super) released: Vec<Lsn>,
     pub(super) pins: Vec<Lsn>,
@@ -171,6 +173,7 @@ impl World {
             delivered: Vec::new(),
             durable: Vec::new(),
             held_back: Vec::new(),
+            bytes: BTreeMap::new(),
             released: Vec::new(),
             pins: Vec::new(),
             last_got: None,
@@ -220,6 +223,7 @@ impl World {
         self.told.clear();
         self.delivered.clear();
         self.held_back.clear();
+        self.bytes.clear();
         for outbound in effects.outbound {
             self.hear(outbound);
         }
@@ -231,6 +235,7 @@ impl World {
         if outbound.after_log {
             self.held_back.push(session);
         }
+        self.bytes.insert(session, outbound.bytes);
         let mut texts = Vec::new();
         let body = |chunk: u32, message: u32| {
             let chunk = &outbound.chunks[chunk as usize];

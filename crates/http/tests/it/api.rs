@@ -3,9 +3,7 @@
 use leveret_model::{FieldTable, ShortString};
 use serde_json::{Value, json};
 
-use crate::server::{
-    Server, ask, ask_on, declare, get, get_path, publish, queue, request, signed,
-};
+use crate::server::{Server, ask, ask_on, declare, get, get_path, publish, queue, request, signed};
 
 fn not_found() -> Value {
     json!({"error": "Object Not Found", "reason": "Not Found"})
@@ -88,7 +86,8 @@ async fn a_caller_is_told_who_it_is() {
 async fn nobody_without_a_password_learns_anything() {
     let server = Server::start();
     let address = server.listen().await;
-    for path in ["/api/overview", "/api/whoami", "/api/queues", "/api/queues/%2F", "/api/queues/x/y"]
+    for path in
+        ["/api/overview", "/api/whoami", "/api/queues", "/api/queues/%2F", "/api/queues/x/y"]
     {
         let nobody = ask(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n")).await;
         assert_eq!((nobody.status, nobody.body.as_str()), (401, ""), "{path}");
@@ -112,8 +111,7 @@ async fn a_user_of_this_machine_comes_from_this_machine() {
         assert_eq!(ask_on(from(here), &guest).await.status, 200, "{here}");
     }
     let refused = ask_on(from("192.0.2.1:1"), &guest).await;
-    let reason =
-        json!({"error": "not_authorised", "reason": "User can only log in via localhost"});
+    let reason = json!({"error": "not_authorised", "reason": "User can only log in via localhost"});
     assert_eq!((refused.status, refused.json()), (401, reason));
     let wrong = ask_on(from("192.0.2.1:1"), &signed("GET", "/api/whoami", "guest", "x")).await;
     assert_eq!(wrong.json()["reason"], "Not_Authorized", "no hint without the password");

@@ -51,11 +51,8 @@ impl Server {
             users: vec![user("guest", true), user("app", false)],
         });
         let broker = broker.expect("open the broker");
-        let identity = Identity {
-            node: "leveret@here".into(),
-            version: "0.1.2",
-            rabbitmq_version: "4.5.6",
-        };
+        let identity =
+            Identity { node: "leveret@here".into(), version: "0.1.2", rabbitmq_version: "4.5.6" };
         let api = Api::new(broker.clone(), identity);
         Server { broker, api, stop: watch::Sender::new(false), _home: home }
     }

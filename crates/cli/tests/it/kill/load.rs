@@ -9,7 +9,7 @@ use lapin::options::{
 };
 use lapin::{Channel, Confirmation, Connection, Consumer, PublisherConfirm};
 use std::collections::VecDeque;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
 /// How many messages of a producer may be under way without a confirm.
@@ -19,12 +19,16 @@ const PREFETCH: u16 = 300;
 /// The queues that have a consumer; the others only fill.
 const CONSUMED: [usize; 3] = [0, 1, 3];
 
-/// Tasks, and what to call them.
-pub(super) type Load = Vec<(String, JoinHandle<()>)>;
+/// All who work.
+#[derive(Default)]
+pub(super) struct Load {
+    producers: JoinSet<()>,
+    consumers: JoinSet<()>,
+}
 
 /// Starts them all; returns when they are connected.
 pub(super) async fn start(url: &str, record: &Record, random: &mut Random) -> Load {
-    let mut tasks: Load = Vec::new();
+    let mut load = Load::default();
     for queue in CONSUMED {
         let connection = connect(url).await;
         let channel = connection.create_channel().await.expect("a channel");
@@ -32,25 +36,25 @@ pub(super) async fn start(url: &str, record: &Record, random: &mut Random) -> Lo
         soon("basic.qos", qos).await.expect("a limit");
         let consumer = consume(&channel, QUEUES[queue]).await;
         let worker = Worker { queue, record: record.clone(), random: Random::new(random.next()) };
-        let work = tokio::spawn(worker.work(connection, consumer));
-        tasks.push((format!("the consumer of {}", QUEUES[queue]), work));
+        load.consumers.spawn(worker.work(connection, consumer));
     }
     for producer in 0..PRODUCERS.len() {
         let connection = connect(url).await;
         let channel = connection.create_channel().await.expect("a channel");
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         soon("confirm.select", confirms).await.expect("confirms");
-        let work = tokio::spawn(produce(connection, channel, producer, record.clone()));
-        tasks.push((format!("producer {producer}"), work));
+        load.producers.spawn(produce(connection, channel, producer, record.clone()));
     }
-    tasks
+    load
 }
 
-/// Waits until all have noticed that the broker is dead.
-pub(super) async fn finish(load: Load) {
-    for (name, work) in load {
-        soon(&format!("the end of {name}"), work).await.expect("no panic");
-    }
+/// Returns when all have stopped; the broker is dead.
+pub(super) async fn finish(mut load: Load) {
+    // Producers still read the confirms that came before its end.
+    soon("the end of the producers", load.producers.join_all()).await;
+    // lapin 4.12.3 may wait for ever in an acknowledgement while the connection goes down.
+    // Nothing is lost by stopping there: it is written down before it is sent.
+    load.consumers.shutdown().await;
 }
 
 async fn produce(connection: Connection, channel: Channel, producer: usize, record: Record) {

@@ -1,0 +1,268 @@
+//! The runtime with a real log, driven by threads as front doors would drive it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use leveret_engine::command::{Consume, DeclareQueue};
+use leveret_engine::{Command, Item, Operation, Outbound, Reply, Token};
+use leveret_model::{Chunk, FieldTable, Message, ShortString};
+
+use crate::{Broker, OpenError, Options, Session, User};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn open(directory: &Path) -> Broker {
+    try_open(directory).expect("opens")
+}
+
+fn try_open(directory: &Path) -> Result<Broker, OpenError> {
+    let guest = User { name: "guest".into(), password: "guest".into(), loopback_only: true };
+    Broker::open(Options { data_dir: directory.to_owned(), users: vec![guest] })
+}
+
+/// A session and what it was told, for a thread that waits.
+struct Client {
+    session: Session,
+    told: Vec<Outbound>,
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl Client {
+    fn new(broker: &Broker) -> Self {
+        let session = broker.connect(b"/").expect("a virtual host");
+        let mut client = Client { session, told: Vec::new() };
+        client.ask(Operation::Open);
+        client
+    }
+
+    fn send(&self, operation: Operation) {
+        let command = Command { holder: 1, token: Token(0), operation };
+        self.session.submit(vec![command], Chunk::default());
+    }
+
+    /// Sends and waits until something is told.
+    fn ask(&mut self, operation: Operation) {
+        self.send(operation);
+        self.wait();
+    }
+
+    /// Waits until something more is told.
+    fn wait(&mut self) {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let deadline = Instant::now() + PATIENCE;
+        while self.session.poll_outbound(&mut Context::from_waker(&waker), &mut self.told)
+            == Poll::Pending
+        {
+            let left = deadline.checked_duration_since(Instant::now()).expect("told in time");
+            thread::park_timeout(left);
+        }
+    }
+
+    fn declare(&mut self, name: &'static str, durable: bool) {
+        self.ask(Operation::DeclareQueue(Box::new(DeclareQueue {
+            name: ShortString::from_static(name),
+            passive: false,
+            durable,
+            exclusive: false,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+            reply: true,
+        })));
+    }
+
+    fn publish(&self, queue: &str, bodies: &[Vec<u8>], persistent: bool) {
+        let mut envelope = vec![0, u8::try_from(queue.len()).expect("short")];
+        envelope.extend_from_slice(queue.as_bytes());
+        let mut chunk = Chunk::default();
+        for body in bodies {
+            let message = Message { envelope: &envelope, properties: &[0, 0], body, persistent };
+            chunk.push(message).expect("room");
+        }
+        let count = u32::try_from(bodies.len()).expect("few");
+        let operation = Operation::Publish { first: 0, count, mandatory: false };
+        self.session.submit(vec![Command { holder: 1, token: Token(0), operation }], chunk);
+    }
+
+    /// Takes the bodies delivered so far.
+    fn bodies(&mut self) -> Vec<Vec<u8>> {
+        let mut bodies = Vec::new();
+        let mut bytes = 0;
+        for outbound in self.told.drain(..) {
+            bytes += outbound.bytes;
+            for item in &outbound.items {
+                if let Item::Deliver { chunk, message, .. } = *item {
+                    bodies.push(outbound.chunks[chunk as usize].get(message).body.to_vec());
+                }
+            }
+        }
+        self.send(Operation::Taken { bytes });
+        bodies
+    }
+
+    /// The number up to which messages are confirmed.
+    fn confirmed(&self) -> u64 {
+        let items = self.told.iter().flat_map(|outbound| &outbound.items);
+        let last = items.filter_map(|item| match item {
+            Item::Confirmed { confirmed, .. } => Some(confirmed.last),
+            _ => None,
+        });
+        last.max().unwrap_or(0)
+    }
+}
+
+fn consume(client: &mut Client, queue: &'static str) {
+    client.ask(Operation::Consume(Box::new(Consume {
+        queue: ShortString::from_static(queue),
+        tag: ShortString::default(),
+        no_ack: true,
+        exclusive: false,
+        arguments: FieldTable::default(),
+        reply: true,
+    })));
+}
+
+#[test]
+fn many_threads_lose_nothing_and_keep_the_order() {
+    const PUBLISHERS: u8 = 4;
+    const BATCHES: u32 = 2_000;
+    const A_BATCH: u32 = 5;
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    Client::new(&broker).declare("q", false);
+    let consumers: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = Client::new(&broker);
+            consume(&mut client, "q");
+            thread::spawn(move || {
+                let mut seen: Vec<Vec<u8>> = Vec::new();
+                while !seen.iter().any(|body| body == b"end") {
+                    seen.extend(client.bodies());
+                    client.wait();
+                    seen.extend(client.bodies());
+                }
+                seen
+            })
+        })
+        .collect();
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| {
+            let client = Client::new(&broker);
+            thread::spawn(move || {
+                for batch in 0..BATCHES {
+                    let bodies: Vec<Vec<u8>> = (0..A_BATCH)
+                        .map(|i| {
+                            let mut body = vec![publisher];
+                            body.extend_from_slice(&(batch * A_BATCH + i).to_be_bytes());
+                            body
+                        })
+                        .collect();
+                    client.publish("q", &bodies, false);
+                }
+            })
+        })
+        .collect();
+    publishers.into_iter().for_each(|thread| thread.join().unwrap());
+    // Turn and turn about: each consumer gets one of two.
+    Client::new(&broker).publish("q", &[b"end".to_vec(), b"end".to_vec()], false);
+    let mut total = 0;
+    for consumer in consumers {
+        let seen = consumer.join().unwrap();
+        for publisher in 0..PUBLISHERS {
+            let own: Vec<_> = seen.iter().filter(|body| body[0] == publisher).collect();
+            assert!(own.is_sorted(), "out of order");
+            total += own.len();
+        }
+    }
+    assert_eq!(total, (u32::from(PUBLISHERS) * BATCHES * A_BATCH) as usize);
+}
+
+#[test]
+fn what_is_confirmed_is_in_a_copy_of_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let mut client = Client::new(&broker);
+    client.declare("q", true);
+    client.ask(Operation::SelectConfirms { reply: true });
+    for round in 1..=20_u64 {
+        client.publish("q", &[round.to_be_bytes().to_vec(), b"second".to_vec()], true);
+        while client.confirmed() < 2 * round {
+            client.wait();
+        }
+        // What a crash at this moment would leave, and more: the page cache is in it.
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join("wal")).unwrap();
+        for file in std::fs::read_dir(directory.path().join("wal")).unwrap().flatten() {
+            if file.file_name().to_string_lossy().ends_with(".wal") {
+                std::fs::copy(file.path(), copy.path().join("wal").join(file.file_name())).unwrap();
+            }
+        }
+        let restored = open(copy.path());
+        let ready: usize = restored.queues().iter().map(|queue| queue.ready).sum();
+        assert_eq!(ready as u64, 2 * round);
+        restored.close();
+    }
+}
+
+#[test]
+fn a_closed_broker_opens_with_what_it_had() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let mut client = Client::new(&broker);
+    client.declare("durable", true);
+    client.declare("transient", false);
+    client.publish("durable", &[b"kept".to_vec()], true);
+    client.publish("durable", &[b"lost".to_vec()], false);
+    assert!(matches!(try_open(directory.path()), Err(OpenError::Locked { .. })));
+    broker.close();
+    // Late commands are dropped, not answered and not feared.
+    client.publish("durable", &[b"late".to_vec()], true);
+    drop(client);
+
+    let broker = open(directory.path());
+    let queues = broker.queues();
+    assert_eq!(queues.len(), 1);
+    assert_eq!((queues[0].name.to_string(), queues[0].ready), ("durable".to_owned(), 1));
+    let mut client = Client::new(&broker);
+    consume(&mut client, "durable");
+    let mut bodies = client.bodies();
+    while bodies.is_empty() {
+        client.wait();
+        bodies = client.bodies();
+    }
+    assert_eq!(bodies, [b"kept"]);
+    broker.close();
+}
+
+#[test]
+fn an_ended_session_gives_back_its_exclusive_queues() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let mut client = Client::new(&broker);
+    client.ask(Operation::DeclareQueue(Box::new(DeclareQueue {
+        name: ShortString::default(),
+        passive: false,
+        durable: false,
+        exclusive: true,
+        auto_delete: false,
+        arguments: FieldTable::default(),
+        reply: true,
+    })));
+    let declared = |item: &Item| match item {
+        Item::Reply { reply, .. } => matches!(**reply, Reply::QueueDeclared { .. }),
+        _ => false,
+    };
+    assert!(client.told.iter().flat_map(|outbound| &outbound.items).any(declared));
+    assert_eq!(broker.queues().len(), 1);
+    drop(client);
+    assert_eq!(broker.queues().len(), 0);
+}
