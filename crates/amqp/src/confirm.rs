@@ -7,49 +7,65 @@ use leveret_amqp_wire::publish::write_ack;
 use leveret_broker::engine::Confirmed;
 
 /// The confirms of one channel.
+///
+/// An ack never names a number that was acked before, not even to cover others with it: clients
+/// forget numbers, and ignore acks of those they have forgotten (aiormq does). RabbitMQ's
+/// rabbit_channel keeps to the same rule.
 #[derive(Debug)]
 pub(crate) struct Confirms {
     /// The engine's name for this publisher.
     publisher: u64,
     /// Every message below this number is safe.
     open: u64,
-    /// Every message below this number was acked.
-    acked: u64,
-    /// Safe messages beyond one that is not yet: first and last of each run.
-    ahead: BTreeMap<u64, u64>,
-    /// Runs of `ahead` that were not acked yet.
-    fresh: Vec<(u64, u64)>,
+    /// Of these, the highest that was not acked yet, and how many were not.
+    unacked: (u64, u64),
+    /// Safe messages beyond one that is not yet, as runs: by their first, the last, and whether
+    /// they were acked.
+    ahead: BTreeMap<u64, (u64, bool)>,
+    /// The first of each run in `ahead` that was not acked yet, unless it is gone from there.
+    fresh: Vec<u64>,
 }
 
 impl Confirms {
     pub(crate) fn new(publisher: u64) -> Self {
-        Confirms { publisher, open: 1, acked: 1, ahead: BTreeMap::new(), fresh: Vec::new() }
+        let (ahead, fresh) = (BTreeMap::new(), Vec::new());
+        Confirms { publisher, open: 1, unacked: (0, 0), ahead, fresh }
     }
 
     /// Takes note. What is meant for a publisher that had this channel before is dropped.
     pub(crate) fn confirmed(&mut self, confirmed: Confirmed) {
-        if confirmed.publisher != self.publisher {
+        let Confirmed { publisher, first, last } = confirmed;
+        if publisher != self.publisher {
             return;
         }
-        if confirmed.first != self.open {
-            self.ahead.insert(confirmed.first, confirmed.last);
-            self.fresh.push((confirmed.first, confirmed.last));
+        if first != self.open {
+            self.ahead.insert(first, (last, false));
+            self.fresh.push(first);
             return;
         }
-        self.open = confirmed.last + 1;
-        while let Some(last) = self.ahead.remove(&self.open) {
-            self.open = last + 1;
+        self.advance(last, false);
+        while let Some((last, acked)) = self.ahead.remove(&self.open) {
+            self.advance(last, acked);
         }
+    }
+
+    fn advance(&mut self, last: u64, acked: bool) {
+        if !acked {
+            self.unacked = (last, self.unacked.1 + last + 1 - self.open);
+        }
+        self.open = last + 1;
     }
 
     /// Writes the acks for what was noted.
     pub(crate) fn write(&mut self, channel: u16, out: &mut Vec<u8>) {
-        if self.open > self.acked {
-            write_ack(out, channel, self.open - 1, self.open - self.acked > 1);
-            self.acked = self.open;
+        let (highest, count) = std::mem::take(&mut self.unacked);
+        if count > 0 {
+            write_ack(out, channel, highest, count > 1);
         }
-        for (first, last) in self.fresh.drain(..) {
-            for number in first.max(self.open)..=last {
+        for first in self.fresh.drain(..) {
+            let Some((last, acked)) = self.ahead.get_mut(&first) else { continue };
+            *acked = true;
+            for number in first..=*last {
                 write_ack(out, channel, number, false);
             }
         }
@@ -98,9 +114,12 @@ mod tests {
         run(&mut confirms, 6, 6);
         assert_eq!(acks(&mut confirms), [(1, false), (6, false)]);
         run(&mut confirms, 2, 2);
-        assert_eq!(acks(&mut confirms), [(4, true)]);
+        assert_eq!(acks(&mut confirms), [(2, false)]);
+        run(&mut confirms, 8, 9);
         run(&mut confirms, 5, 5);
-        assert_eq!(acks(&mut confirms), [(6, true)]);
+        run(&mut confirms, 7, 7);
+        // 6 was acked before; 9 was not, and everything below it is safe.
+        assert_eq!(acks(&mut confirms), [(9, true)]);
     }
 
     #[test]
