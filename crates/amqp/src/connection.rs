@@ -17,7 +17,8 @@ use rustc_hash::FxHashMap;
 use crate::confirm::Confirms;
 use crate::content::{self, Assembly, PUBLISH};
 use crate::fault::{
-    CHANNEL_ERROR, COMMAND_INVALID, Fault, NOT_ALLOWED, NOT_IMPLEMENTED, UNEXPECTED_FRAME,
+    CHANNEL_ERROR, COMMAND_INVALID, FRAME_ERROR, Fault, NOT_ALLOWED, NOT_IMPLEMENTED,
+    UNEXPECTED_FRAME,
 };
 use crate::handshake::{self, Capabilities, Tuning};
 use crate::operation::{Meaning, meaning};
@@ -34,7 +35,8 @@ pub(crate) enum Phase {
     Leaving,
     /// We close; the client has not agreed yet.
     Closing,
-    /// Refused without a word: the socket stays open for a while, so that guessing takes time.
+    /// Nothing more is said or heard, but the socket stays open for a while: so that guessing
+    /// takes time, and so that what was said arrives.
     Refused,
     Closed,
 }
@@ -143,13 +145,18 @@ impl Connection {
                     self.closing_frame(&frame, out);
                     Ok(used)
                 }
+                // To close at once could take back what the client has not read: the reason.
                 Err(_) => {
-                    self.phase = Phase::Closed;
+                    self.phase = Phase::Refused;
                     Ok(input.len())
                 }
             };
         }
         let Some((frame, used)) = parsed? else { return Ok(0) };
+        if !matches!(frame.kind, frame::METHOD | frame::HEADER | frame::BODY | frame::HEARTBEAT) {
+            let text = format!("type {}, all octets = <<>>: unknown_frame", frame.kind);
+            return Err(Fault::new(FRAME_ERROR, text));
+        }
         if frame.channel == 0 {
             self.connection_frame(&frame, out)?;
             return Ok(used);
@@ -443,10 +450,14 @@ impl Connection {
     pub(crate) fn close_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
         let text = fault.reply_text();
         tracing::info!(peer = %self.peer, channel = number, %text, "closing a channel");
+        fault.channel_close().frame(number, out);
         if let Some(channel) = self.channels.get_mut(&number) {
+            // The client's own close crossed this one, and wants its answer too.
+            if channel.state == ChannelState::Leaving {
+                Method::from(ChannelCloseOk {}).frame(number, out);
+            }
             *channel = Channel { state: ChannelState::Closing, ..Channel::default() };
         }
-        fault.channel_close().frame(number, out);
     }
 
     /// Closes the connection for a fault. What was asked for before it is done still.

@@ -9,7 +9,9 @@ use leveret_model::limits::MESSAGE_BYTES_MAX;
 use leveret_model::properties::{self, Scan};
 use leveret_model::{FieldTable, Message};
 
-use crate::fault::{Fault, NOT_IMPLEMENTED, PRECONDITION_FAILED, SYNTAX_ERROR, UNEXPECTED_FRAME};
+use crate::fault::{
+    FRAME_ERROR, Fault, NOT_IMPLEMENTED, PRECONDITION_FAILED, SYNTAX_ERROR, UNEXPECTED_FRAME,
+};
 
 /// Class and method id of `basic.publish`.
 pub(crate) const PUBLISH: (u16, u16) = (60, 40);
@@ -42,7 +44,8 @@ impl Assembly {
         }
     }
 
-    /// Takes a frame of the message's channel, published by `user`. `true` when the message is whole.
+    /// Takes a frame of the message's channel, published by `user`. `true` when the message is
+    /// whole.
     pub(crate) fn frame(&mut self, kind: u8, payload: &[u8], user: &[u8]) -> Result<bool, Fault> {
         match (&mut self.header, kind) {
             (None, frame::HEADER) => {
@@ -57,7 +60,8 @@ impl Assembly {
             }
             (Some(header), frame::BODY) => {
                 header.missing = header.missing.checked_sub(payload.len()).ok_or_else(|| {
-                    Fault::new(SYNTAX_ERROR, "content body exceeds its announced size").of(PUBLISH)
+                    let text = "content body frame exceeds remaining content size";
+                    Fault::new(FRAME_ERROR, text).of(PUBLISH)
                 })?;
                 self.body.extend_from_slice(payload);
             }

@@ -15,7 +15,7 @@ pub(crate) const ACCESS_REFUSED: Code = Code(403, "ACCESS_REFUSED");
 const NOT_FOUND: Code = Code(404, "NOT_FOUND");
 const RESOURCE_LOCKED: Code = Code(405, "RESOURCE_LOCKED");
 pub(crate) const PRECONDITION_FAILED: Code = Code(406, "PRECONDITION_FAILED");
-const FRAME_ERROR: Code = Code(501, "FRAME_ERROR");
+pub(crate) const FRAME_ERROR: Code = Code(501, "FRAME_ERROR");
 pub(crate) const SYNTAX_ERROR: Code = Code(502, "SYNTAX_ERROR");
 pub(crate) const COMMAND_INVALID: Code = Code(503, "COMMAND_INVALID");
 pub(crate) const CHANNEL_ERROR: Code = Code(504, "CHANNEL_ERROR");
@@ -109,8 +109,8 @@ impl From<DecodeError> for Fault {
             DecodeError::UnknownMethod { class, method } => {
                 Fault::new(COMMAND_INVALID, error.to_string()).of((class, method))
             }
-            DecodeError::Arguments { id, .. } => Fault::new(SYNTAX_ERROR, error.to_string()).of(id),
-            _ => Fault::new(SYNTAX_ERROR, error.to_string()),
+            DecodeError::Arguments { id, .. } => Fault::new(FRAME_ERROR, error.to_string()).of(id),
+            _ => Fault::new(FRAME_ERROR, error.to_string()),
         }
     }
 }

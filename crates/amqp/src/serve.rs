@@ -207,7 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         if let Some(session) = &self.connection.session {
             // A client that does not take its answers gets no more of them.
-            if !self.unwritten.is_empty() && session.outbound_bytes() > SESSION_OUTPUT_BYTES_MAX {
+            let waiting = self.unwritten.len() - self.written + session.outbound_bytes();
+            if !self.unwritten.is_empty() && waiting > SESSION_OUTPUT_BYTES_MAX {
                 return Poll::Pending;
             }
             ready!(session.poll_room(cx));

@@ -74,6 +74,12 @@ impl Chunks {
         self.free.push(slot);
     }
 
+    /// How many chunks there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// The address of every chunk that has one.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Lsn> {
         self.slots.iter().filter_map(|slot| slot.address)

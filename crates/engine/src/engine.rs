@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::chunks::Chunks;
 use crate::command::{Batch, Command, Operation, Outcome};
+use crate::dispatch::OVERHEAD_BYTES;
 use crate::effect::{Effects, Item, Outbound, Reply};
 use crate::holder::Holder;
 use crate::queue::Queue;
@@ -281,7 +282,9 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(&step.session) else { return };
         session.outstanding = session.outstanding.saturating_sub(bytes);
         if std::mem::take(&mut session.stalled) {
-            let holders: Vec<u16> = session.holders.keys().copied().collect();
+            let mut holders: Vec<u16> = session.holders.keys().copied().collect();
+            let start = self.random() as usize % holders.len().max(1);
+            holders.rotate_left(start);
             for holder in holders {
                 self.wake_consumers(step.session, holder);
             }
@@ -342,7 +345,10 @@ impl Engine {
 
     pub(crate) fn tell(&mut self, id: SessionId, item: Item, step: &mut Step<'_>) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.outbound(id, self.step, step.effects).items.push(item);
+            let outbound = session.outbound(id, self.step, step.effects);
+            outbound.items.push(item);
+            outbound.bytes += OVERHEAD_BYTES;
+            session.outstanding += OVERHEAD_BYTES;
         }
     }
 
@@ -367,7 +373,7 @@ impl Engine {
     }
 
     /// splitmix64.
-    fn random(&mut self) -> u64 {
+    pub(crate) fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -90,6 +90,7 @@ impl Holder {
             let lease = self.leases.pop_front()?;
             self.first_lease += 1;
             if lease.is_some() {
+                self.trim();
                 return lease;
             }
         }
@@ -101,5 +102,27 @@ impl Holder {
             self.leases.pop_front();
             self.first_lease += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leveret_model::Position;
+
+    #[test]
+    fn settled_leases_take_no_room() {
+        let (chunk, message, bytes, durable, redelivered) = (0, 0, 0, false, false);
+        let position = Position(0);
+        let entry = Entry { position, chunk, message, bytes, durable, redelivered };
+        let mut holder = Holder::new();
+        assert_eq!(holder.lease(Some(Lease { queue: QueueId(1), consumer: None, entry })), 1);
+        assert_eq!(holder.lease(None), 2);
+        assert!(holder.settle_next(1).is_some());
+        assert!(holder.settle_next(1).is_none());
+        for number in 3..100 {
+            assert_eq!(holder.lease(None), number);
+        }
+        assert!(holder.leases.is_empty());
     }
 }

@@ -98,7 +98,10 @@ impl Engine {
                 wake(consumer, consumers, queues, &mut self.dirty);
             }
         }
-        let Some(queue) = self.queues.get_mut(&lease.queue) else { return };
+        let Some(queue) = self.queues.get_mut(&lease.queue) else {
+            // The queue was deleted, and the log knows.
+            return self.chunks.release(lease.entry.chunk, &mut step.effects.released);
+        };
         queue.leased -= 1;
         match outcome {
             Outcome::Accept | Outcome::Discard => {
@@ -113,10 +116,14 @@ impl Engine {
 
     /// Lets every blocked consumer of a holder try again.
     pub(crate) fn wake_consumers(&mut self, session: leveret_model::SessionId, holder: u16) {
+        // As RabbitMQ does, from anywhere: or one queue always gets what little room there is.
+        let start = self.random() as usize;
         let Some(holder) = self.sessions.get(&session).and_then(|s| s.holders.get(&holder)) else {
             return;
         };
-        for consumer in holder.consumers.values() {
+        let count = holder.consumers.len();
+        let consumers = holder.consumers.values().cycle().skip(start % count.max(1)).take(count);
+        for consumer in consumers {
             wake(*consumer, &mut self.consumers, &mut self.queues, &mut self.dirty);
         }
     }

@@ -87,10 +87,10 @@ impl Engine {
         if name.is_empty() {
             return Err(Refusal::DefaultExchange);
         }
-        let Some(exchange) = vhost.exchanges.get(name) else { return Ok(()) };
         if name.as_bytes().starts_with(b"amq.") {
             return Err(Refusal::SystemExchange(name.clone(), vhost.name.clone()));
         }
+        let Some(exchange) = vhost.exchanges.get(name) else { return Ok(()) };
         if if_unused && exchange.bindings > 0 {
             return Err(Refusal::InUse(format!("exchange '{name}'"), vhost.name.clone()));
         }

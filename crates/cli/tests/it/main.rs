@@ -8,6 +8,7 @@
 mod amqp;
 mod broker;
 mod examples;
+mod hostile;
 mod kill;
 mod lapin;
 mod node;

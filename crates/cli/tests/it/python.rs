@@ -9,6 +9,16 @@ use std::process::Command;
 use std::time::Duration;
 
 const MISSING: &str = "python3, 3.11 or later, with its venv module";
+/// What the script of each client does.
+const CHECKS: [&str; 7] = [
+    "check_content",
+    "check_order_and_requeue",
+    "check_mandatory",
+    "check_get",
+    "check_rpc",
+    "check_lost_connection",
+    "check_restart",
+];
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
 /// The interpreter of a virtual environment with our clients, or none where Python is missing.
@@ -83,15 +93,10 @@ fn check(client: &str, restart: Restart) {
     let broker = Broker::start();
     let path = tests_dir("python").join(format!("check_{client}.py"));
     let script = script(&interpreter, &broker, &path);
-    let checks = [
-        "check_content",
-        "check_order_and_requeue",
-        "check_mandatory",
-        "check_get",
-        "check_rpc",
-        "check_lost_connection",
-        "check_restart",
-    ];
+    let mut checks = CHECKS.to_vec();
+    if client == "aiormq" {
+        checks.insert(2, "check_mixed_confirms");
+    }
     run_checks(broker, script, restart, &checks);
 }
 

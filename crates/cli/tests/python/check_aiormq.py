@@ -82,6 +82,7 @@ class Peer:
             routing_key=QUEUE,
             properties=aiormq.spec.Basic.Properties(**properties),
             mandatory=True,
+            timeout=10,
         )
         assert isinstance(confirm, aiormq.spec.Basic.Ack), confirm
 
@@ -135,6 +136,18 @@ async def check_order_and_requeue(peer):
     assert flags == [True] * 8 + [False] * 90, flags
     await channel.basic_ack(again[-1].delivery_tag, multiple=True)
     await channel.basic_cancel(tag)
+
+
+async def check_mixed_confirms(peer):
+    # A transient message may be safe before the persistent one ahead of it.
+    # aiormq takes no notice of an ack, multiple or not, whose number is that
+    # of a message acked before.
+    modes = [2, 1] * 50
+    for _ in range(10):
+        publish = (peer.publish(b"", delivery_mode=mode) for mode in modes)
+        await asyncio.gather(*publish)
+    purged = await peer.channel.queue_purge(QUEUE)
+    assert purged.message_count == 1000, purged
 
 
 async def check_mandatory(peer):
@@ -238,6 +251,7 @@ async def main():
     for check in (
         check_content,
         check_order_and_requeue,
+        check_mixed_confirms,
         check_mandatory,
         check_get,
         check_rpc,

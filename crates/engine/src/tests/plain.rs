@@ -313,7 +313,8 @@ impl Plain {
         exclusive: bool,
     ) -> Answer {
         self.find(who, name)?;
-        let mine = |each: &&Consumer| (each.session, each.holder, &*each.tag) == (who.0, who.1, tag);
+        let mine =
+            |each: &&Consumer| (each.session, each.holder, &*each.tag) == (who.0, who.1, tag);
         if self.consumers.values().find(mine).is_some() {
             return Err(format!("attempt to reuse consumer tag '{tag}'"));
         }
@@ -381,8 +382,8 @@ impl Plain {
     }
 
     pub(super) fn settle(&mut self, who: Who, number: u64, multiple: bool, end: End) -> Answer {
-        let known = self.holder(who).leases.contains_key(&number);
-        if !known && !(multiple && number == 0) {
+        let all = multiple && number == 0;
+        if !all && !self.holder(who).leases.contains_key(&number) {
             return Err(format!("unknown delivery tag {number}"));
         }
         let ended = match (multiple, number) {

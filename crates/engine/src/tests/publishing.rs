@@ -1,8 +1,8 @@
 //! A message's way in: routing, the log, confirms and returns.
 
 use super::world::*;
-use crate::command::{Consume, DeclareExchange, DeclareQueue};
 use crate::Operation;
+use crate::command::{Consume, DeclareExchange, DeclareQueue};
 use leveret_model::Chunk;
 use leveret_record::Record;
 
@@ -165,8 +165,7 @@ fn a_remembered_route_expires_with_every_change() {
     world.asks(2, queue("q"));
     world.publish("x", "k", &["lost, the binding went with the queue"]);
     assert_eq!(ready(&world), counts(&[("q", 0)]));
-    let gone =
-        Operation::DeleteExchange { name: name("x"), if_unused: true, reply: true };
+    let gone = Operation::DeleteExchange { name: name("x"), if_unused: true, reply: true };
     assert_eq!(world.asks(2, gone), ["ExchangeDeleted"]);
     assert_eq!(world.publish("x", "k", &["m"]), ["refused: no exchange 'x' in vhost '/'"]);
 }

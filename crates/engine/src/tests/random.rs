@@ -19,7 +19,7 @@ use super::world::*;
 use crate::command::{Consume, DeclareQueue};
 use crate::{Operation, Outcome};
 
-const CASES: u64 = 200;
+const CASES: u64 = 1_000;
 const SESSIONS: std::ops::RangeInclusive<u64> = 1..=3;
 const QUEUES: [&str; 5] = ["q", "r", "transient", "exclusive", "auto"];
 
@@ -33,12 +33,26 @@ enum Ask {
     Purge(&'static str),
     Bind(&'static str, &'static str, &'static str),
     Unbind(&'static str, &'static str, &'static str),
-    Publish { to: (&'static str, &'static str), count: u32, how: (bool, bool), large: bool },
-    Consume { queue: &'static str, tag: &'static str, no_ack: bool, exclusive: bool },
+    Publish {
+        to: (&'static str, &'static str),
+        count: u32,
+        how: (bool, bool),
+        large: bool,
+    },
+    Consume {
+        queue: &'static str,
+        tag: &'static str,
+        no_ack: bool,
+        exclusive: bool,
+    },
     Cancel(&'static str),
     Get(&'static str, bool),
     /// Counted back from the holder's last lease.
-    Settle { back: u64, multiple: bool, outcome: Outcome },
+    Settle {
+        back: u64,
+        multiple: bool,
+        outcome: Outcome,
+    },
     Recover,
     Prefetch(u16, bool),
     SelectConfirms,
@@ -58,7 +72,8 @@ fn ask() -> impl Strategy<Value = Ask> {
     let exchange = || select(&["amq.fanout", "amq.direct"][..]);
     let key = || select(&["a", "b"][..]);
     let tag = || select(&["s", "t"][..]);
-    let outcome = select(&[Outcome::Accept, Outcome::Accept, Outcome::Requeue, Outcome::Discard][..]);
+    let outcome =
+        select(&[Outcome::Accept, Outcome::Accept, Outcome::Requeue, Outcome::Discard][..]);
     let to = prop_oneof![
         3 => queue().prop_map(|queue| ("", queue)),
         2 => (exchange(), key()),
@@ -75,7 +90,9 @@ fn ask() -> impl Strategy<Value = Ask> {
         12 => (to, 1..5_u32, any::<(bool, bool)>(), proptest::bool::weighted(0.04))
             .prop_map(|(to, count, how, large)| Ask::Publish { to, count, how, large }),
         6 => (queue(), tag(), proptest::bool::weighted(0.3), proptest::bool::weighted(0.1))
-            .prop_map(|(queue, tag, no_ack, exclusive)| Ask::Consume { queue, tag, no_ack, exclusive }),
+            .prop_map(|(queue, tag, no_ack, exclusive)| {
+                Ask::Consume { queue, tag, no_ack, exclusive }
+            }),
         2 => tag().prop_map(Ask::Cancel),
         4 => (queue(), any::<bool>()).prop_map(|(queue, no_ack)| Ask::Get(queue, no_ack)),
         12 => (0..6_u64, any::<bool>(), outcome)
@@ -255,6 +272,18 @@ impl Pair {
         assert!(names.iter().eq(plain.queues.keys()), "{names:?}");
     }
 
+    /// Ends everything; then no message is held by anything.
+    fn leave_nothing(&mut self) {
+        let everyone = SESSIONS.map(|session| (session, Ask::Disconnect));
+        for (session, ask) in everyone {
+            self.batch(session, &[(1, ask)]);
+        }
+        let asks = QUEUES.iter().map(|name| (1, Ask::Delete(name)));
+        self.batch(1, &[(1, Ask::Open)].into_iter().chain(asks).collect::<Vec<_>>());
+        assert_eq!(self.world.pins, []);
+        assert_eq!(self.world.engine.chunks.len(), 0);
+    }
+
     /// The log says what the model says, also when segments are gone that nothing needs.
     fn check_log(&self) {
         let world = &self.world;
@@ -378,6 +407,7 @@ fn random_commands_do_what_the_model_says() {
                 }
             }
             pair.check_log();
+            pair.leave_nothing();
             Ok(())
         });
         if let Err(error) = result {

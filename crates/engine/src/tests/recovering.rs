@@ -29,8 +29,7 @@ pub(super) fn definitions(engine: &Engine) -> Vec<String> {
         }
         other => format!("{other:?}"),
     };
-    let mut texts: Vec<String> =
-        Records::new(&log).map(|record| text(record.unwrap().1)).collect();
+    let mut texts: Vec<String> = Records::new(&log).map(|record| text(record.unwrap().1)).collect();
     assert_eq!(texts.len(), count as usize);
     texts.sort();
     texts
@@ -117,7 +116,7 @@ fn positions_are_not_used_again() {
     later.asks(1, Operation::Open);
     later.publish("", "q", &["m5"]);
     let [Record::Publish { targets, .. }] = &later.records()[..] else { panic!() };
-    assert_eq!(targets.clone().map(|(_, at)| at.0).collect::<Vec<_>>(), [5]);
+    assert_eq!({ *targets }.map(|(_, at)| at.0).collect::<Vec<_>>(), [5]);
     world.log.append(&mut later.log);
     assert_eq!(ready(&world)["q"], ["m5"]);
 }
@@ -144,11 +143,7 @@ fn definitions_come_back() {
     world.asks(1, binding("q", "transient", ""));
     world.asks(1, DeclareExchange { internal: true, ..exchange("internal", "direct") });
     world.asks(1, Operation::Unbind(Box::new(binding("q", "y", "a.*"))));
-    world.asks(1, Operation::DeleteExchange {
-        name: name("gone"),
-        if_unused: false,
-        reply: true,
-    });
+    world.asks(1, Operation::DeleteExchange { name: name("gone"), if_unused: false, reply: true });
     let expected = definitions(&world.engine);
     assert_eq!(definitions(&restored(&world.log)), expected);
     let mut snapshot = Vec::new();

@@ -109,7 +109,10 @@ fn what_a_lost_client_has_goes_to_others_in_order() {
     world.asks(3, consume("q", "b"));
     world.asks(2, ack(2));
     assert_eq!(world.asks(2, Operation::Disconnect), ["Disconnected"]);
-    assert_eq!(world.heard(3), ["b #1 m1 again", "b #2 m3 again", "b #3 m4 again", "b #4 m5 again"]);
+    assert_eq!(
+        world.heard(3),
+        ["b #1 m1 again", "b #2 m3 again", "b #3 m4 again", "b #4 m5 again"]
+    );
     assert_eq!(world.asks(2, get("q")), [""; 0], "nobody is there");
 }
 

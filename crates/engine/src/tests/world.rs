@@ -225,12 +225,12 @@ impl World {
         self.held_back.clear();
         self.bytes.clear();
         for outbound in effects.outbound {
-            self.hear(outbound);
+            self.hear(&outbound);
         }
     }
 
     /// What one session of the last step is told.
-    fn hear(&mut self, outbound: Outbound) {
+    fn hear(&mut self, outbound: &Outbound) {
         let session = outbound.session.0;
         if outbound.after_log {
             self.held_back.push(session);

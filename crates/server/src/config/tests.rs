@@ -30,7 +30,7 @@ fn nothing_given_is_rabbitmqs_defaults() {
     let config = load(&[], &[], None).unwrap();
     assert_eq!(config.data_dir, Path::new("./leveret-data"));
     assert_eq!(config.bind.to_string(), "::");
-    assert_eq!(config.amqp_port, Some(5672));
+    assert_eq!((config.amqp_port, config.http_port), (Some(5672), Some(15672)));
     assert_eq!((config.default_user.as_str(), config.default_pass.reveal()), ("guest", "guest"));
     assert!(config.threads >= 1);
 }
@@ -64,6 +64,7 @@ fn an_empty_variable_is_not_set() {
 #[test]
 fn port_0_is_no_listener() {
     assert_eq!(load(&[("amqp-port", "0")], &[], None).unwrap().amqp_port, None);
+    assert_eq!(load(&[], &[("LEVERET_HTTP_PORT", "0")], None).unwrap().http_port, None);
 }
 
 #[test]
@@ -93,6 +94,7 @@ fn every_setting_has_values_that_it_refuses() {
         ("data-dir", ""),
         ("bind", "localhost"),
         ("amqp-port", "5672/tcp"),
+        ("http-port", "65536"),
         ("default-user", ""),
         ("default-pass", ""),
         ("threads", "0"),
