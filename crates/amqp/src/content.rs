@@ -144,6 +144,10 @@ fn check_header<'a>(header: &ContentHeader<'a>, user: &[u8]) -> Result<Scan<'a>,
         );
         return Err(Fault::new(UNEXPECTED_FRAME, text).of(PUBLISH));
     }
+    if header.weight != 0 {
+        let text = format!("expected content header of weight 0, got {} instead", header.weight);
+        return Err(Fault::new(UNEXPECTED_FRAME, text).of(PUBLISH));
+    }
     if header.body_size > MESSAGE_BYTES_MAX {
         let text = format!(
             "message size {} is larger than configured max size {MESSAGE_BYTES_MAX}",

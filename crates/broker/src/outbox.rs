@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use leveret_engine::Outbound;
+use leveret_engine::{Item, Outbound};
 use leveret_model::Lsn;
 
 /// First in, first out, and one thing may have to wait until the log is durable up to an address:
@@ -20,7 +20,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<(Lsn, Outbound)>,
-    /// Bytes of deliveries in `queue`.
+    /// What `queue` holds, in bytes.
     bytes: usize,
     waker: Option<Waker>,
 }
@@ -34,7 +34,7 @@ impl Outbox {
     /// which is best done when no lock is held.
     pub(crate) fn push(&self, after: Lsn, outbound: Outbound) -> Option<Waker> {
         let mut inner = self.lock();
-        inner.bytes += outbound.bytes;
+        inner.bytes += cost(&outbound);
         inner.queue.push_back((after, outbound));
         inner.waker.take()
     }
@@ -59,7 +59,7 @@ impl Outbox {
             && *after <= durable
         {
             let Some((_, outbound)) = inner.queue.pop_front() else { break };
-            inner.bytes -= outbound.bytes;
+            inner.bytes -= cost(&outbound);
             into.push(outbound);
         }
         if into.len() > before {
@@ -81,8 +81,13 @@ impl Outbox {
         self.congested.load(Ordering::Relaxed) && self.congested.swap(false, Ordering::Relaxed)
     }
 
-    /// Bytes of deliveries that wait in it.
+    /// Bytes of what waits in it.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
     }
+}
+
+/// What an entry keeps in memory, in bytes: content, and confirms and answers that have none.
+fn cost(outbound: &Outbound) -> usize {
+    outbound.bytes + outbound.items.len() * size_of::<Item>()
 }

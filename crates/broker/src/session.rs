@@ -32,7 +32,7 @@ impl Session {
         self.outbox.poll(cx, || self.shared.progress.durable(), into)
     }
 
-    /// Bytes of deliveries that wait to be fetched.
+    /// Bytes of what waits to be fetched.
     #[must_use]
     pub fn outbound_bytes(&self) -> usize {
         self.outbox.bytes()

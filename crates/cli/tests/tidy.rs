@@ -41,7 +41,6 @@ const LIMITS_WITHOUT_A_TEST: &[(&str, &str)] = &[
     ("HANDSHAKE_TIMEOUT", "to be tested with a paused clock"),
     ("MESSAGE_BYTES_MAX", "to be tested over the wire"),
     ("SHORT_STRING_BYTES_MAX", "tested, as the 255 that the protocol says"),
-    ("SESSION_OUTPUT_BYTES_MAX", "to be tested with a client that does not read"),
     ("CONGESTED_QUEUE_BYTES", "to be tested with a consumer slower than its publisher"),
     ("CONGESTION_PAUSE", "to be tested with a consumer slower than its publisher"),
     ("READ_BYTES_MAX", "the size of a buffer, which nothing outside can see"),
