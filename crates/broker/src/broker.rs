@@ -53,6 +53,11 @@ impl Progress {
         self.appended.store(end.0, Ordering::Release);
     }
 
+    /// The address after everything appended.
+    pub(crate) fn end(&self) -> Lsn {
+        Lsn(self.appended.load(Ordering::Acquire))
+    }
+
     fn became_durable(&self, end: Lsn) {
         self.durable.fetch_max(end.0, Ordering::AcqRel);
     }

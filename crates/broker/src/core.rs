@@ -45,6 +45,7 @@ impl Core {
         let mut slot = log.reserve();
         if slot.new_segment() {
             begin_segment(&self.engine, &mut slot);
+            self.progress.appended(slot.position());
         }
         let session = batch.session;
         self.engine.step(batch, slot.position(), effects);
@@ -54,7 +55,11 @@ impl Core {
             outbox.congest();
         }
 
-        let end = slot.position().advance(effects.log.len() as u64);
+        if !effects.log.is_empty() {
+            self.progress.appended(slot.position().advance(effects.log.len() as u64));
+        }
+        // A step that writes nothing may still wait for what earlier ones wrote.
+        let end = self.progress.end();
         for confirm in effects.confirms.drain(..) {
             if let Some(outbox) = self.outboxes.get(&confirm.session) {
                 self.waiters.confirm(end, Arc::clone(outbox), confirm);
@@ -71,7 +76,6 @@ impl Core {
                 wakers.extend(outbox.push(after, outbound));
             }
         }
-        self.progress.appended(end);
         slot.append(&effects.log, effects.records, effects.pinned);
         drop(slot);
         effects.log.clear();

@@ -214,6 +214,21 @@ fn what_is_confirmed_is_in_a_copy_of_the_directory() {
 }
 
 #[test]
+fn declaring_again_is_answered_though_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let mut client = Client::new(&broker);
+    for _ in 0..3 {
+        client.declare("q", true);
+    }
+    broker.close();
+    drop(client);
+    // The first step after a start, too.
+    let broker = open(directory.path());
+    Client::new(&broker).declare("q", true);
+}
+
+#[test]
 fn a_closed_broker_opens_with_what_it_had() {
     let directory = tempfile::tempdir().unwrap();
     let broker = open(directory.path());

@@ -6,7 +6,8 @@
 //!
 //! # Layout
 //! - `serve`: a connection and its limits; `patience`: the one that HTTP libraries lack.
-//! - `api`: paths and their handlers; `caller`: who asks; `answer`: what all answers have in common.
+//! - `api`: paths and their handlers; `caller`: who asks; `answer`: what all answers have in
+//!   common.
 //! - `overview`, `queues`, `whoami`: the handlers; `arguments`: field tables as JSON.
 
 mod answer;
