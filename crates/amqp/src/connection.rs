@@ -5,23 +5,23 @@
 use std::net::SocketAddr;
 
 use leveret_amqp_wire::method::{
-    ChannelCloseOk, ConnectionCloseOk, ConnectionOpen, ConnectionOpenOk, ConnectionStartOk,
+    ConnectionCloseOk, ConnectionOpen, ConnectionOpenOk, ConnectionStartOk,
 };
 use leveret_amqp_wire::publish::is_publish;
 use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, PublishView, frame};
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Session};
+use leveret_model::limits::BATCH_BYTES_MAX;
 use leveret_model::{Chunk, Message};
 use rustc_hash::FxHashMap;
 
-use crate::confirm::Confirms;
+use crate::channel::{Channel, ChannelState};
 use crate::content::{self, Assembly, PUBLISH};
 use crate::fault::{
     CHANNEL_ERROR, COMMAND_INVALID, FRAME_ERROR, Fault, NOT_ALLOWED, NOT_IMPLEMENTED,
     UNEXPECTED_FRAME,
 };
 use crate::handshake::{self, Capabilities, Tuning};
-use crate::operation::{Meaning, meaning};
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,30 +52,13 @@ pub(crate) struct Connection {
     pub(crate) session: Option<Session>,
     pub(crate) channels: FxHashMap<u16, Channel>,
     pub(crate) consumers: FxHashMap<u64, DeliverPrefix>,
+    /// How many of the engine's answers to a channel's close come after it was closed anyway.
+    pub(crate) answers_to_skip: FxHashMap<u16, u32>,
     /// Channels with confirms to write.
     pub(crate) confirming: Vec<u16>,
     /// What this read has asked for so far.
     commands: Vec<Command>,
     chunk: Chunk,
-}
-
-/// A channel that the client opened.
-#[derive(Debug, Default)]
-pub(crate) struct Channel {
-    /// The message being published, if its frames did not all come at once.
-    assembly: Option<Assembly>,
-    pub(crate) confirms: Option<Confirms>,
-    pub(crate) state: ChannelState,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChannelState {
-    #[default]
-    Open,
-    /// The client has closed it; the engine has not answered yet.
-    Leaving,
-    /// We have closed it; the client has not agreed yet, and what it sends means nothing.
-    Closing,
 }
 
 impl Connection {
@@ -90,6 +73,7 @@ impl Connection {
             session: None,
             channels: FxHashMap::default(),
             consumers: FxHashMap::default(),
+            answers_to_skip: FxHashMap::default(),
             confirming: Vec::new(),
             commands: Vec::new(),
             chunk: Chunk::default(),
@@ -168,7 +152,7 @@ impl Connection {
         match result {
             Ok(more) => Ok(used + more),
             Err(fault) if fault.closes_channel() => {
-                self.fail_channel(frame.channel, &fault, out);
+                self.fail_channel(frame.channel, fault);
                 Ok(used)
             }
             Err(fault) => Err(fault),
@@ -359,105 +343,19 @@ impl Connection {
             && *first + *count == index
         {
             *count += 1;
-            return Ok(());
+        } else {
+            let publish = Operation::Publish { first: index, count: 1, mandatory: wanted };
+            self.command(holder, PUBLISH, publish);
         }
-        let publish = Operation::Publish { first: index, count: 1, mandatory: wanted };
-        self.command(holder, PUBLISH, publish);
-        Ok(())
-    }
-
-    fn open_channel(&mut self, frame: &Frame<'_>) -> Result<(), Fault> {
-        let number = frame.channel;
-        let method = match frame.kind {
-            frame::METHOD => Some(Method::decode(frame.payload)?),
-            _ => None,
-        };
-        let Some(Method::ChannelOpen(_)) = method else {
-            let id = method.map_or((0, 0), |method| method.id());
-            return Err(Fault::new(CHANNEL_ERROR, "expected 'channel.open'").of(id));
-        };
-        let max = self.tuning.channel_max;
-        if self.channels.len() >= usize::from(max) {
-            let text = format!(
-                "number of channels opened ({}) has reached the negotiated channel_max ({max})",
-                self.channels.len()
-            );
-            return Err(Fault::new(NOT_ALLOWED, text).of((20, 10)));
-        }
-        self.channels.insert(number, Channel::default());
-        self.command(number, (20, 10), Operation::Open);
-        Ok(())
-    }
-
-    fn channel_method(
-        &mut self,
-        number: u16,
-        method: Method,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
-        let id = method.id();
-        match method {
-            Method::ChannelOpen(_) => {
-                return Err(Fault::new(CHANNEL_ERROR, "second 'channel.open' seen").of(id));
-            }
-            Method::ChannelClose(_) => {
-                if let Some(channel) = self.channels.get_mut(&number) {
-                    channel.state = ChannelState::Leaving;
-                }
-                self.command(number, id, Operation::Close);
-            }
-            // A late answer to a close that crossed the client's own.
-            Method::ChannelCloseOk(_) | Method::ChannelFlowOk(_) => {}
-            method => match meaning(method)? {
-                Meaning::Command(operation) => self.command(number, id, operation),
-                Meaning::Answer(answer) => answer.frame(number, out),
-            },
+        if self.chunk.content_len() > BATCH_BYTES_MAX {
+            self.submit();
         }
         Ok(())
     }
 
-    /// A frame of a channel that is being closed from one side.
-    fn closed_channel_frame(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) {
-        if frame.kind != frame::METHOD {
-            return;
-        }
-        match Method::decode(frame.payload) {
-            Ok(Method::ChannelCloseOk(_)) => {
-                let closing = |channel: &Channel| channel.state == ChannelState::Closing;
-                if self.channels.get(&frame.channel).is_some_and(closing) {
-                    self.channels.remove(&frame.channel);
-                }
-            }
-            Ok(Method::ChannelClose(_)) => {
-                Method::from(ChannelCloseOk {}).frame(frame.channel, out)
-            }
-            _ => {}
-        }
-    }
-
-    fn command(&mut self, holder: u16, method: (u16, u16), operation: Operation) {
+    pub(crate) fn command(&mut self, holder: u16, method: (u16, u16), operation: Operation) {
         let token = Token(u32::from(method.0) << 16 | u32::from(method.1));
         self.commands.push(Command { holder, token, operation });
-    }
-
-    /// Closes a channel for a fault that this side found.
-    fn fail_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
-        self.command(number, (0, 0), Operation::Close);
-        self.close_channel(number, fault, out);
-    }
-
-    /// Tells the client that its channel is closed; the engine knows already, or will.
-    pub(crate) fn close_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
-        let text = fault.reply_text();
-        tracing::info!(peer = %self.peer, channel = number, %text, "closing a channel");
-        fault.channel_close().frame(number, out);
-        if let Some(channel) = self.channels.get_mut(&number) {
-            // The client's own close crossed this one, and wants its answer too.
-            if channel.state == ChannelState::Leaving {
-                Method::from(ChannelCloseOk {}).frame(number, out);
-            }
-            *channel = Channel { state: ChannelState::Closing, ..Channel::default() };
-        }
     }
 
     /// Closes the connection for a fault. What was asked for before it is done still.

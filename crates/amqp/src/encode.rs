@@ -2,7 +2,7 @@
 
 use leveret_amqp_wire::method::{
     BasicCancel, BasicCancelOk, BasicConsumeOk, BasicGetEmpty, BasicGetOk, BasicQosOk,
-    BasicRecoverOk, BasicReturn, ChannelCloseOk, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk,
+    BasicRecoverOk, BasicReturn, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk,
     ExchangeDeclareOk, ExchangeDeleteOk, QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk,
     QueueUnbindOk,
 };
@@ -12,7 +12,7 @@ use leveret_broker::engine::{Item, Outbound, Reply};
 use leveret_model::{Message, ShortString};
 
 use crate::confirm::Confirms;
-use crate::connection::{ChannelState, Connection, Phase};
+use crate::connection::{Connection, Phase};
 use crate::fault::Fault;
 
 const NO_ROUTE: u16 = 312;
@@ -44,7 +44,10 @@ impl Connection {
 
     fn tell_rest(&mut self, outbound: &Outbound, first: usize, out: &mut Vec<u8>) {
         for item in &outbound.items[first..] {
-            self.tell_item(outbound, item, out);
+            // A refusal may have ended the connection in between.
+            if matches!(self.phase, Phase::Running | Phase::Leaving) {
+                self.tell_item(outbound, item, out);
+            }
         }
     }
 
@@ -67,6 +70,7 @@ impl Connection {
                     }
                 }
             }
+            Item::Got { holder, .. } | Item::Returned { holder, .. } if !self.hears(holder) => {}
             Item::Got { holder, redelivered, chunk, message, lease, left } => {
                 let message = content(chunk, message);
                 let (exchange, routing_key) = names(&message);
@@ -158,28 +162,14 @@ impl Connection {
             Reply::GotNothing => BasicGetEmpty::default().into(),
             Reply::Refused { token, refusal } => {
                 let id = ((token.0 >> 16) as u16, token.0 as u16);
-                self.forget_consumers(holder);
                 let fault = Fault::from(refusal).of(id);
                 return match fault.closes_channel() {
-                    true => self.close_channel(holder, &fault, out),
+                    true => self.refuse_channel(holder, &fault, out),
                     false => self.fail(&fault, out),
                 };
             }
         };
         method.frame(holder, out);
-    }
-
-    fn channel_closed(&mut self, holder: u16, out: &mut Vec<u8>) {
-        self.forget_consumers(holder);
-        // A channel that we closed stays until the client agrees.
-        if self.channels.get(&holder).is_some_and(|c| c.state == ChannelState::Leaving) {
-            self.channels.remove(&holder);
-            Method::from(ChannelCloseOk {}).frame(holder, out);
-        }
-    }
-
-    fn forget_consumers(&mut self, holder: u16) {
-        self.consumers.retain(|_, prefix| prefix.channel() != holder);
     }
 }
 

@@ -6,10 +6,12 @@
 //! # Layout
 //! - `serve`: sockets, timers and buffers; all the I/O there is
 //! - `connection`: the protocol's state, from bytes to commands; `handshake`: its beginning
+//! - `channel`: the life of a channel
 //! - `content`: putting published messages together; `operation`: methods into commands
 //! - `encode`: what the session is told, into bytes; `confirm`: coalescing publisher confirms
 //! - `fault`: errors, their codes and what they close
 
+mod channel;
 mod confirm;
 mod connection;
 mod content;

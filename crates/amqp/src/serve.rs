@@ -205,18 +205,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.connection.phase == Phase::Closed {
             return Poll::Pending;
         }
-        if let Some(session) = &self.connection.session {
-            // A client that does not take its answers gets no more of them.
-            let waiting = self.unwritten.len() - self.written + session.outbound_bytes();
-            if !self.unwritten.is_empty() && waiting > SESSION_OUTPUT_BYTES_MAX {
+        let session = self.connection.session.as_ref();
+        let waiting = self.unwritten.len() - self.written
+            + session.map_or(0, leveret_broker::Session::outbound_bytes);
+        if !self.unwritten.is_empty() && waiting > SESSION_OUTPUT_BYTES_MAX {
+            // A client that does not take its answers gets no more of them. That it takes some is
+            // as good a sign of life as its heartbeats, which are not read now.
+            self.received |= self.sent;
+            return Poll::Pending;
+        }
+        if let Some(session) = session {
+            if session.poll_room(cx).is_pending() {
+                self.received = true;
                 return Poll::Pending;
             }
-            ready!(session.poll_room(cx));
             if session.take_congestion() {
                 self.pause = Some(Box::pin(sleep(CONGESTION_PAUSE)));
             }
         }
         if let Some(pause) = &mut self.pause {
+            self.received = true;
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 
 use leveret_engine::Batch;
+use leveret_model::limits::INBOX_BATCHES_MAX;
 
 use crate::core::Core;
 
@@ -24,8 +25,17 @@ impl Combiner {
     /// Has a batch run: by this thread, or by the one that runs others at this moment. Batches of
     /// one thread are run in the order in which it submits them.
     pub(crate) fn submit(&self, batch: Batch) {
-        lock(&self.inbox).push(batch);
-        self.run_inbox();
+        let waiting = {
+            let mut inbox = lock(&self.inbox);
+            inbox.push(batch);
+            inbox.len()
+        };
+        if waiting > INBOX_BATCHES_MAX {
+            // The engine does not keep up: this thread waits its turn, and so brings no more.
+            self.with(|_| ());
+        } else {
+            self.run_inbox();
+        }
     }
 
     /// Does something else with the engine, after everything that was submitted before.
@@ -53,15 +63,12 @@ impl Combiner {
         }
     }
 
+    /// Runs what is in the inbox at this moment. What comes meanwhile is for the next round, after
+    /// those who wait for these batches were woken.
     fn drain(&self, core: &mut Core, wakers: &mut Vec<Waker>) {
-        loop {
-            let batches = std::mem::take(&mut *lock(&self.inbox));
-            if batches.is_empty() {
-                return;
-            }
-            for batch in batches {
-                core.run(batch, wakers);
-            }
+        let batches = std::mem::take(&mut *lock(&self.inbox));
+        for batch in batches {
+            core.run(batch, wakers);
         }
     }
 

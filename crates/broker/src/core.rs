@@ -41,6 +41,7 @@ impl Core {
     /// Runs a batch. Adds to `wakers` whom to wake when no lock is held any more.
     pub(crate) fn run(&mut self, batch: Batch, wakers: &mut Vec<Waker>) {
         let Some(log) = &self.log else { return };
+        let _whole = WholeOrNothing;
         let effects = &mut self.effects;
         let mut slot = log.reserve();
         if slot.new_segment() {
@@ -84,6 +85,19 @@ impl Core {
         if !effects.released.is_empty() {
             log.release(&effects.released);
             effects.released.clear();
+        }
+    }
+}
+
+/// Ends the process if the engine panics: its state, and what it had half written for the log,
+/// would be wrong for everyone from then on. A restart reads what is right.
+struct WholeOrNothing;
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a defect in the engine: the broker stops here, and can be restarted");
+            std::process::abort();
         }
     }
 }

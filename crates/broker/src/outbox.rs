@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use leveret_engine::{Item, Outbound};
 use leveret_model::Lsn;
+use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
 
 /// First in, first out, and one thing may have to wait until the log is durable up to an address:
 /// then everything behind it waits too, so that order is kept.
@@ -44,7 +45,8 @@ impl Outbox {
         self.lock().waker.take()
     }
 
-    /// Moves everything that may be told to `into`; pending if there is nothing.
+    /// Moves what may be told to `into`, not much more than [`SESSION_OUTPUT_BYTES_MAX`] at a
+    /// time; pending if there is nothing.
     pub(crate) fn poll(
         &self,
         cx: &mut Context<'_>,
@@ -53,13 +55,16 @@ impl Outbox {
     ) -> Poll<()> {
         let mut inner = self.lock();
         let before = into.len();
+        let mut bytes = 0;
         // Read under the lock: who makes it durable looks for a waker after that.
         let durable = durable();
         while let Some((after, _)) = inner.queue.front()
             && *after <= durable
+            && bytes < SESSION_OUTPUT_BYTES_MAX
         {
             let Some((_, outbound)) = inner.queue.pop_front() else { break };
             inner.bytes -= cost(&outbound);
+            bytes += cost(&outbound);
             into.push(outbound);
         }
         if into.len() > before {

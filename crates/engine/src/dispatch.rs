@@ -3,6 +3,8 @@
 use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
 use leveret_model::{QueueId, ShortString};
 
+use rustc_hash::FxHashSet;
+
 use crate::command::Consume;
 use crate::effect::{Item, Reply};
 use crate::engine::{Consumer, Engine, Step};
@@ -141,21 +143,29 @@ impl Engine {
         let consumer = self.holder(step, holder).consumers.remove(&tag);
         // Before the answer, because nothing may be delivered after it.
         if let Some(id) = consumer {
-            self.remove_consumer(id, step);
+            self.remove_consumers(&FxHashSet::from_iter([id]), step);
         }
         self.reply(holder, Reply::Cancelled { tag, consumer, reply }, step);
     }
 
-    /// Takes a consumer off its queue; an auto-delete queue goes with its last one. Its holder
-    /// has forgotten it already, and keeps its leases.
-    pub(crate) fn remove_consumer(&mut self, id: u64, step: &mut Step<'_>) {
-        let Some(consumer) = self.consumers.remove(&id) else { return };
-        let Some(queue) = self.queues.get_mut(&consumer.queue) else { return };
-        queue.consumers.retain(|each| *each != id);
-        queue.active.retain(|each| *each != id);
-        queue.exclusive_consumer = false;
-        if queue.auto_delete && queue.consumers.is_empty() {
-            self.delete_queue(consumer.queue, step);
+    /// Takes consumers off their queues; an auto-delete queue goes with its last one. Their holder
+    /// has forgotten them already, and keeps its leases.
+    pub(crate) fn remove_consumers(&mut self, ids: &FxHashSet<u64>, step: &mut Step<'_>) {
+        // Each queue once, however many of its consumers go.
+        let mut queues: Vec<QueueId> = Vec::new();
+        for id in ids {
+            queues.extend(self.consumers.remove(id).map(|consumer| consumer.queue));
+        }
+        queues.sort_unstable();
+        queues.dedup();
+        for id in queues {
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            queue.consumers.retain(|each| !ids.contains(each));
+            queue.active.retain(|each| !ids.contains(each));
+            queue.exclusive_consumer = false;
+            if queue.auto_delete && queue.consumers.is_empty() {
+                self.delete_queue(id, step);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
 use leveret_model::{Chunk, FieldTable, Lsn, QueueId, SessionId, ShortString};
 use rustc_hash::FxHashMap;
 
@@ -296,9 +297,7 @@ impl Engine {
         let consumers = std::mem::take(&mut self.holder(step, number).consumers);
         // Leases first: a queue that goes with its last consumer takes them with it.
         self.end_leases(number, u64::MAX, Outcome::Requeue, step);
-        for id in consumers.into_values() {
-            self.remove_consumer(id, step);
-        }
+        self.remove_consumers(&consumers.into_values().collect(), step);
         if let Some(session) = self.sessions.get_mut(&step.session) {
             session.holders.remove(&number);
         }
@@ -383,14 +382,16 @@ impl Engine {
 }
 
 impl Session {
-    /// What the session is told in this step.
+    /// What the session is told in this step, or its latest part: what is encoded at a time is
+    /// bounded, however often a message is told.
     pub(crate) fn outbound<'e>(
         &mut self,
         id: SessionId,
         step: u64,
         effects: &'e mut Effects,
     ) -> &'e mut Outbound {
-        if self.told.0 != step {
+        let full = |at: usize| effects.outbound[at].bytes >= SESSION_OUTPUT_BYTES_MAX;
+        if self.told.0 != step || full(self.told.1) {
             self.told = (step, effects.outbound.len());
             effects.outbound.push(Outbound::of(id, Vec::new()));
         }

@@ -1,7 +1,7 @@
 //! Who holds leases: an AMQP channel, and later an SQS or Kafka consumer.
 //!
-//! Lease numbers are dense per holder, so that the leases are a ring and "all up to this one" is
-//! a range of it.
+//! Lease numbers are dense per holder and only grow, so that the leases are a ring in their order
+//! and "all up to this one" is the front of it.
 
 use std::collections::VecDeque;
 
@@ -23,9 +23,12 @@ pub(crate) struct Lease {
 pub(crate) struct Holder {
     /// Its consumers by tag.
     pub(crate) consumers: FxHashMap<ShortString, u64>,
-    /// Lease `first_lease + i` at index `i`; `None` where it is settled.
-    leases: VecDeque<Option<Lease>>,
-    first_lease: u64,
+    /// By number; `None` where it is settled. Numbers of deliveries that needed no settling are
+    /// not in it.
+    leases: VecDeque<(u64, Option<Lease>)>,
+    /// How many of them are out.
+    out: usize,
+    next_lease: u64,
     /// Leases out through consumers; fetched ones do not count towards a prefetch limit.
     pub(crate) consuming: u32,
     /// Limit for each consumer started from now on; 0 is none.
@@ -50,15 +53,16 @@ pub(crate) struct Route {
 
 impl Holder {
     pub(crate) fn new() -> Self {
-        Holder { first_lease: 1, ..Holder::default() }
+        Holder { next_lease: 1, ..Holder::default() }
     }
 
     /// Numbers a delivery. `None` is one that is settled already.
     pub(crate) fn lease(&mut self, lease: Option<Lease>) -> u64 {
-        let number = self.first_lease + self.leases.len() as u64;
-        match lease {
-            None if self.leases.is_empty() => self.first_lease += 1,
-            lease => self.leases.push_back(lease),
+        let number = self.next_lease;
+        self.next_lease += 1;
+        if lease.is_some() {
+            self.leases.push_back((number, lease));
+            self.out += 1;
         }
         number
     }
@@ -70,37 +74,45 @@ impl Holder {
 
     /// Ends one lease, if it is out.
     pub(crate) fn settle_one(&mut self, number: u64) -> Option<Lease> {
-        let index = usize::try_from(number.checked_sub(self.first_lease)?).ok()?;
-        let lease = self.leases.get_mut(index)?.take()?;
-        self.trim();
+        let index = self.find(number)?;
+        let lease = self.leases[index].1.take()?;
+        self.out -= 1;
+        self.tidy();
         Some(lease)
     }
 
     /// Whether the lease is out.
     pub(crate) fn holds(&self, number: u64) -> bool {
-        number
-            .checked_sub(self.first_lease)
-            .and_then(|index| self.leases.get(usize::try_from(index).ok()?))
-            .is_some_and(Option::is_some)
+        self.find(number).is_some_and(|index| self.leases[index].1.is_some())
     }
 
     /// Ends the first lease that is out, if it is not beyond `last`.
     pub(crate) fn settle_next(&mut self, last: u64) -> Option<Lease> {
-        while self.first_lease <= last {
-            let lease = self.leases.pop_front()?;
-            self.first_lease += 1;
-            if lease.is_some() {
-                self.trim();
-                return lease;
-            }
+        // Tidy: the first one is out.
+        let (number, _) = *self.leases.front()?;
+        if number > last {
+            return None;
         }
-        None
+        self.settle_one(number)
     }
 
-    fn trim(&mut self) {
-        while let Some(None) = self.leases.front() {
+    fn find(&self, number: u64) -> Option<usize> {
+        // Nearly always leases are settled in order, or there are no gaps between their numbers.
+        let (first, _) = self.leases.front()?;
+        let guess = usize::try_from(number.checked_sub(*first)?).ok()?;
+        if self.leases.get(guess).is_some_and(|(same, _)| *same == number) {
+            return Some(guess);
+        }
+        self.leases.binary_search_by_key(&number, |(number, _)| *number).ok()
+    }
+
+    /// Keeps the first lease one that is out, and the settled ones fewer than the others.
+    fn tidy(&mut self) {
+        while let Some((_, None)) = self.leases.front() {
             self.leases.pop_front();
-            self.first_lease += 1;
+        }
+        if self.leases.len() > 2 * self.out + 16 {
+            self.leases.retain(|(_, lease)| lease.is_some());
         }
     }
 }
@@ -124,5 +136,16 @@ mod tests {
             assert_eq!(holder.lease(None), number);
         }
         assert!(holder.leases.is_empty());
+        // Not even behind one that stays.
+        let stays = holder.lease(Some(Lease { queue: QueueId(1), consumer: None, entry }));
+        for _ in 0..1_000 {
+            holder.lease(None);
+            let lease = Some(Lease { queue: QueueId(1), consumer: None, entry });
+            let number = holder.lease(lease);
+            assert!(holder.settle_one(number).is_some());
+            assert!(holder.settle_one(number).is_none());
+        }
+        assert!(holder.leases.len() < 50);
+        assert!(holder.holds(stays));
     }
 }

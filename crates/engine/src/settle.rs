@@ -67,6 +67,9 @@ impl Engine {
         let ended =
             self.holder(step, number).settle_one(lease).ok_or(Refusal::UnknownLease(lease))?;
         self.end_lease(number, ended, outcome, step);
+        if ended.consumer.is_some() {
+            self.wake_shared(number, step);
+        }
         Ok(())
     }
 
@@ -78,8 +81,13 @@ impl Engine {
         outcome: Outcome,
         step: &mut Step<'_>,
     ) {
+        let mut consumed = false;
         while let Some(lease) = self.holder(step, number).settle_next(last) {
+            consumed |= lease.consumer.is_some();
             self.end_lease(number, lease, outcome, step);
+        }
+        if consumed {
+            self.wake_shared(number, step);
         }
     }
 
@@ -87,14 +95,12 @@ impl Engine {
         if let Some(consumer) = lease.consumer {
             let holder = self.holder(step, number);
             holder.consuming -= 1;
-            let all = holder.shared_prefetch != 0;
+            let alone = holder.shared_prefetch == 0;
             let (consumers, queues) = (&mut self.consumers, &mut self.queues);
             if let Some(consumer) = consumers.get_mut(&consumer) {
                 consumer.leased -= 1;
             }
-            if all {
-                self.wake_consumers(step.session, number);
-            } else {
+            if alone {
                 wake(consumer, consumers, queues, &mut self.dirty);
             }
         }
@@ -111,6 +117,13 @@ impl Engine {
                 queue.give_back(lease.entry);
                 mark_dirty(queue, &mut self.dirty);
             }
+        }
+    }
+
+    /// Where all consumers of a holder share a limit, one's settling makes room for any.
+    fn wake_shared(&mut self, number: u16, step: &Step<'_>) {
+        if self.holder(step, number).shared_prefetch != 0 {
+            self.wake_consumers(step.session, number);
         }
     }
 

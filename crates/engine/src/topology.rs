@@ -90,7 +90,11 @@ impl Engine {
         if name.as_bytes().starts_with(b"amq.") {
             return Err(Refusal::SystemExchange(name.clone(), vhost.name.clone()));
         }
-        let Some(exchange) = vhost.exchanges.get(name) else { return Ok(()) };
+        let Some(exchange) = vhost.exchanges.get(name) else {
+            // Who deleted it first may still be waiting for the log.
+            self.after_log(step);
+            return Ok(());
+        };
         if if_unused && exchange.bindings > 0 {
             return Err(Refusal::InUse(format!("exchange '{name}'"), vhost.name.clone()));
         }
@@ -222,7 +226,11 @@ impl Engine {
         step: &mut Step<'_>,
     ) -> Result<u32, Refusal> {
         let id = match self.find_queue(holder, name, step) {
-            Err(Refusal::NoQueue(..)) => return Ok(0),
+            Err(Refusal::NoQueue(..)) => {
+                // Who deleted it first may still be waiting for the log.
+                self.after_log(step);
+                return Ok(0);
+            }
             found => found?,
         };
         let queue = &self.queues[&id];
@@ -325,6 +333,10 @@ impl Engine {
             leveret_record::write_bind(&mut step.effects.log, &definition);
             self.recorded(step);
         }
+        if durable {
+            // Who bound it first may still be waiting for the log.
+            self.after_log(step);
+        }
         self.add_binding(id, bound);
         Ok(())
     }
@@ -359,6 +371,7 @@ impl Engine {
         };
         let bound = bound_to(binding);
         if !self.drop_binding(id, &bound) {
+            self.after_log(step);
             return Ok(());
         }
         let index = self.vhost_of(step);

@@ -27,6 +27,11 @@ pub const CONGESTED_QUEUE_BYTES: u64 = 4 * 1024 * 1024;
 /// How long a publisher pauses after each read while a queue it publishes to is congested. Short
 /// enough that consumers who do nothing cannot stop it.
 pub const CONGESTION_PAUSE: Duration = Duration::from_millis(1);
+/// How many batches may wait for the thread that runs the engine before those who bring more wait
+/// themselves.
+pub const INBOX_BATCHES_MAX: usize = 8;
+/// How much content one batch may publish before it is submitted, in bytes.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How much one read takes from a socket, in bytes.
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// How much may wait for the disk before publishers of persistent messages wait too, in bytes.

@@ -13,12 +13,20 @@ use crate::frame;
 /// A buffer that once held a very large frame is not kept.
 const BUFFER_BYTES_KEPT: usize = 8 * 1024 * 1024;
 
+/// How many times the size of its definitions a segment grows at least, so that writing them anew
+/// costs a fraction of what is written, however many there are.
+const SNAPSHOT_SHARE: u64 = 4;
+
 /// The open frame and what lies behind it.
 #[derive(Debug)]
 pub(crate) struct Commit {
     segment_bytes: u64,
     /// Bytes of frames in the newest segment; none if there is no segment to go on writing.
     segment_used: Option<u64>,
+    /// Bytes of the definitions that the newest segment begins with.
+    snapshot_bytes: u64,
+    /// Bytes of what the open frame begins with.
+    first_bytes: u64,
     /// Where the open frame begins.
     start: Lsn,
     /// The open frame: room for the header, then records.
@@ -48,6 +56,8 @@ impl Commit {
         Commit {
             segment_bytes,
             segment_used: None,
+            snapshot_bytes: 0,
+            first_bytes: 0,
             start: end,
             open: blank(Vec::new()),
             records: 0,
@@ -92,7 +102,8 @@ impl Commit {
 
     /// Whether the open frame is, or would be, the first of a segment.
     pub(crate) fn opens_segment(&self) -> bool {
-        self.segment_used.is_none_or(|used| used >= self.segment_bytes)
+        let enough = self.segment_bytes.max(SNAPSHOT_SHARE * self.snapshot_bytes);
+        self.segment_used.is_none_or(|used| used >= enough)
     }
 
     /// Copies records into the open frame and returns the address after them.
@@ -102,6 +113,9 @@ impl Commit {
     pub(crate) fn append(&mut self, records: &[u8], count: u32) -> Lsn {
         let fits = self.open.len() + records.len() <= u32::MAX as usize;
         assert!(fits, "a frame over 4 GiB: the back-pressure does not work");
+        if self.pending() == 0 {
+            self.first_bytes = records.len() as u64;
+        }
         self.open.extend_from_slice(records);
         self.records += count;
         self.position()
@@ -160,6 +174,9 @@ impl Commit {
             prev_crc: 0,
             records: std::mem::take(&mut self.records),
         };
+        if new_segment {
+            self.snapshot_bytes = self.first_bytes;
+        }
         let used = if new_segment { 0 } else { self.segment_used.unwrap_or(0) };
         self.segment_used = Some(used + bytes.len() as u64);
         self.start = header.end();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
 use leveret_model::{Chunk, FieldTable, Lsn, Message, SessionId, ShortString};
 use leveret_record::{Record, Records};
 
@@ -235,7 +236,10 @@ impl World {
         if outbound.after_log {
             self.held_back.push(session);
         }
-        self.bytes.insert(session, outbound.bytes);
+        let told_before = self.bytes.entry(session).or_default();
+        let whole = *told_before == 0 || *told_before >= SESSION_OUTPUT_BYTES_MAX;
+        assert!(whole, "a session is told things in one go, unless they are very many");
+        *told_before += outbound.bytes;
         let mut texts = Vec::new();
         let body = |chunk: u32, message: u32| {
             let chunk = &outbound.chunks[chunk as usize];
@@ -279,7 +283,7 @@ impl World {
                 }
             });
         }
-        assert!(self.told.insert(session, texts).is_none(), "a session is told things in one go");
+        self.told.entry(session).or_default().extend(texts);
     }
 
     /// One command of the session's holder 1, and what the session is told.
