@@ -14,6 +14,7 @@ pub use leveret_storage::OpenError;
 use crate::combiner::Combiner;
 use crate::core::Core;
 use crate::outbox::Outbox;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::users::User;
 use crate::waiters::Waiters;
@@ -39,39 +40,6 @@ pub(crate) struct Shared {
     pub(crate) progress: Arc<Progress>,
     users: Vec<User>,
     next_session: AtomicU64,
-}
-
-/// How far the log is, for those who do not hold the engine.
-#[derive(Default)]
-pub(crate) struct Progress {
-    appended: AtomicU64,
-    durable: AtomicU64,
-}
-
-impl Progress {
-    pub(crate) fn appended(&self, end: Lsn) {
-        self.appended.store(end.0, Ordering::Release);
-    }
-
-    /// The address after everything appended.
-    pub(crate) fn end(&self) -> Lsn {
-        Lsn(self.appended.load(Ordering::Acquire))
-    }
-
-    fn became_durable(&self, end: Lsn) {
-        self.durable.fetch_max(end.0, Ordering::AcqRel);
-    }
-
-    /// Everything below it is durable.
-    pub(crate) fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
-    }
-
-    /// Bytes appended and not durable yet.
-    pub(crate) fn backlog(&self) -> u64 {
-        let appended = self.appended.load(Ordering::Acquire);
-        appended.saturating_sub(self.durable.load(Ordering::Acquire))
-    }
 }
 
 impl Broker {

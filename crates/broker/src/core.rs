@@ -8,8 +8,8 @@ use leveret_model::{Lsn, SessionId};
 use leveret_storage::{Log, Slot};
 use rustc_hash::FxHashMap;
 
-use crate::broker::Progress;
 use crate::outbox::Outbox;
+use crate::progress::Progress;
 use crate::waiters::Waiters;
 
 /// What may only be touched by one thread at a time.

@@ -9,6 +9,7 @@ mod broker;
 mod combiner;
 mod core;
 mod outbox;
+mod progress;
 mod session;
 mod users;
 mod waiters;

@@ -7,15 +7,11 @@ use rustc_hash::FxHashSet;
 
 use crate::command::Consume;
 use crate::effect::{Item, Reply};
-use crate::engine::{Consumer, Engine, Step};
+use crate::engine::{Consumer, Engine};
 use crate::holder::{Holder, Lease};
-use crate::queue::Entry;
+use crate::queue::{Entry, mark_dirty};
 use crate::refusal::Refusal;
-use crate::settle::mark_dirty;
-
-/// What a message costs besides its content, in a queue and of a session's output credit, in
-/// bytes.
-pub(crate) const OVERHEAD_BYTES: usize = 64;
+use crate::step::Step;
 
 impl Engine {
     /// Delivers what can be delivered from the queues that this step has touched.

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
-use leveret_model::{Chunk, FieldTable, Lsn, QueueId, SessionId, ShortString};
+use leveret_model::{FieldTable, Lsn, QueueId, SessionId, ShortString};
 use rustc_hash::FxHashMap;
 
 use crate::chunks::Chunks;
 use crate::command::{Batch, Command, Operation, Outcome};
-use crate::dispatch::OVERHEAD_BYTES;
 use crate::effect::{Effects, Item, Outbound, Reply};
 use crate::holder::Holder;
-use crate::queue::Queue;
+use crate::queue::{OVERHEAD_BYTES, Queue};
 use crate::refusal::Refusal;
+use crate::step::{Run, Step};
 use crate::vhost::VHost;
 
 /// All rules and all state of the broker, without a clock, a socket or a file.
@@ -89,19 +89,6 @@ pub struct QueueStatus {
     pub arguments: FieldTable,
 }
 
-/// The step under way: whose batch it is and where its effects go.
-pub(crate) struct Step<'a> {
-    pub(crate) session: SessionId,
-    /// The batch's messages, and their slot in [`Chunks`].
-    pub(crate) chunk: Arc<Chunk>,
-    pub(crate) slot: u32,
-    /// Where the step's records will be in the log.
-    pub(crate) address: Lsn,
-    pub(crate) effects: &'a mut Effects,
-    /// Positions of one queue that are settled and not in the log yet.
-    pub(crate) settled: crate::settle::Run,
-}
-
 impl Engine {
     /// An engine with one empty virtual host `/`. The seed is for the names it makes up.
     #[must_use]
@@ -140,7 +127,7 @@ impl Engine {
         // Held until the step ends: a message may be published and settled within it.
         self.chunks.retain(slot, 1);
         let session = batch.session;
-        let settled = crate::settle::Run::default();
+        let settled = Run::default();
         let mut step = Step { session, chunk, slot, address, effects, settled };
         for command in batch.commands {
             self.command(command, &mut step);

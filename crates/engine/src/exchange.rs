@@ -3,7 +3,7 @@
 use leveret_model::{FieldTable, QueueId, ShortString};
 use rustc_hash::FxHashMap;
 
-use crate::topic::Topics;
+use crate::topic::{Topics, remove_one};
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -79,12 +79,5 @@ impl Router {
             queues.sort_unstable();
             queues.dedup();
         }
-    }
-}
-
-/// Removes one occurrence.
-pub(crate) fn remove_one(queues: &mut Vec<QueueId>, queue: QueueId) {
-    if let Some(index) = queues.iter().position(|each| *each == queue) {
-        queues.swap_remove(index);
     }
 }

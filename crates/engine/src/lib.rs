@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - [`command`], [`effect`], [`refusal`]: what goes in, what comes out, why something is refused.
-//! - `engine`: sessions and the step; `topology`: declaring, binding, deleting; `publish`: a
+//! - `engine`: the state and its sessions; `step`: the step under way; `topology`: declaring, binding, deleting; `publish`: a
 //!   message's way in; `dispatch`: its way out to consumers; `settle`: leases and their end.
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
@@ -24,6 +24,7 @@ mod queue;
 mod recovery;
 pub mod refusal;
 mod settle;
+mod step;
 mod topic;
 mod topology;
 mod vhost;

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use leveret_model::{Message, Position, QueueId};
 
-use crate::dispatch::OVERHEAD_BYTES;
 use crate::effect::{Confirmed, DurableConfirm, Item};
-use crate::engine::{Engine, Step};
+use crate::engine::Engine;
+use crate::queue::OVERHEAD_BYTES;
 use crate::refusal::Refusal;
+use crate::step::Step;
 
 impl Engine {
     /// Publishes messages of the step's chunk. Neighbours with the same envelope go the same

@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use leveret_model::{FieldTable, Position, QueueId, SessionId, ShortString};
 
+/// What a message costs besides its content, in a queue and of a session's output credit, in
+/// bytes.
+pub(crate) const OVERHEAD_BYTES: usize = 64;
+
 /// A message in a queue or out on a lease.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -144,5 +148,12 @@ impl Queue {
         let returned = std::mem::take(&mut self.returned);
         let fresh = std::mem::take(&mut self.fresh);
         returned.into_values().chain(fresh)
+    }
+}
+
+/// Has the queue looked at when the step ends.
+pub(crate) fn mark_dirty(queue: &mut Queue, dirty: &mut Vec<QueueId>) {
+    if !std::mem::replace(&mut queue.dirty, true) {
+        dirty.push(queue.id);
     }
 }

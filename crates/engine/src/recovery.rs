@@ -5,9 +5,9 @@ use std::sync::Arc;
 use leveret_model::{Chunk, Lsn, Message, Position, QueueId, ShortString};
 use leveret_record::{BindingDefinition, Destination, Record};
 
-use crate::dispatch::OVERHEAD_BYTES;
 use crate::engine::Engine;
 use crate::exchange::{Exchange, Router};
+use crate::queue::OVERHEAD_BYTES;
 use crate::queue::{BoundTo, Entry, Queue};
 use crate::topology::{binding_definition, exchange_definition, queue_definition};
 

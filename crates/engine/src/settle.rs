@@ -2,49 +2,15 @@
 
 use std::mem;
 
-use leveret_model::{Position, QueueId};
+use leveret_model::QueueId;
 use rustc_hash::FxHashMap;
 
-use crate::chunks::Chunks;
 use crate::command::Outcome;
-use crate::engine::{Consumer, Engine, Step};
+use crate::engine::{Consumer, Engine};
 use crate::holder::Lease;
-use crate::queue::{Entry, Queue};
+use crate::queue::{Queue, mark_dirty};
 use crate::refusal::Refusal;
-
-/// Neighbouring positions of one queue, settled one after the other: one record in the log.
-#[derive(Debug, Default)]
-pub(crate) struct Run {
-    queue: QueueId,
-    first: Position,
-    count: u64,
-}
-
-impl Step<'_> {
-    /// Ends a message: its queue is done with it, and the log will know.
-    pub(crate) fn settled(&mut self, queue: QueueId, entry: Entry, chunks: &mut Chunks) {
-        chunks.release(entry.chunk, &mut self.effects.released);
-        if !entry.durable {
-            return;
-        }
-        let run = &mut self.settled;
-        if run.queue == queue && entry.position.0 == run.first.0 + run.count && run.count > 0 {
-            run.count += 1;
-        } else {
-            self.flush_settled();
-            self.settled = Run { queue, first: entry.position, count: 1 };
-        }
-    }
-
-    /// Writes the run of settled positions, if there is one.
-    pub(crate) fn flush_settled(&mut self) {
-        let run = mem::take(&mut self.settled);
-        if run.count > 0 {
-            leveret_record::write_settle(&mut self.effects.log, run.queue, run.first, run.count);
-            self.effects.records += 1;
-        }
-    }
-}
+use crate::step::Step;
 
 impl Engine {
     /// Ends one lease, or all up to it.
@@ -155,12 +121,5 @@ fn wake(
     {
         queue.active.push_back(id);
         mark_dirty(queue, dirty);
-    }
-}
-
-/// Has the queue looked at when the step ends.
-pub(crate) fn mark_dirty(queue: &mut Queue, dirty: &mut Vec<QueueId>) {
-    if !mem::replace(&mut queue.dirty, true) {
-        dirty.push(queue.id);
     }
 }

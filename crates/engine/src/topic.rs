@@ -6,8 +6,6 @@
 use leveret_model::QueueId;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::exchange::remove_one;
-
 #[derive(Debug)]
 pub(crate) struct Topics {
     /// Node 0 is the root. Freed nodes are in `free`.
@@ -147,6 +145,13 @@ impl Node {
             && self.words.is_empty()
             && self.star.is_none()
             && self.hash.is_none()
+    }
+}
+
+/// Removes one occurrence.
+pub(crate) fn remove_one(queues: &mut Vec<QueueId>, queue: QueueId) {
+    if let Some(index) = queues.iter().position(|each| *each == queue) {
+        queues.swap_remove(index);
     }
 }
 

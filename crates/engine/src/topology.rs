@@ -8,10 +8,11 @@ use crate::declare::{
     check_exchange, check_name, check_queue, check_queue_arguments, unknown_exchange_type,
 };
 use crate::effect::{Item, Reply};
-use crate::engine::{Engine, Step};
+use crate::engine::Engine;
 use crate::exchange::{Exchange, Router};
 use crate::queue::{BoundTo, Queue};
 use crate::refusal::Refusal;
+use crate::step::Step;
 
 impl Engine {
     pub(crate) fn declare_exchange(

@@ -8,7 +8,7 @@ use leveret_model::{Chunk, FieldTable, Lsn, Message, SessionId, ShortString};
 use leveret_record::{Record, Records};
 
 use crate::command::{Binding, Consume, DeclareExchange, DeclareQueue};
-use crate::dispatch::OVERHEAD_BYTES;
+use crate::queue::OVERHEAD_BYTES;
 use crate::{Batch, Command, Effects, Engine, Item, Operation, Outbound, Outcome, Reply, Token};
 
 /// A message that a consumer was given.
