@@ -20,6 +20,8 @@ mod fault;
 mod handshake;
 mod operation;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use handshake::RABBITMQ_VERSION;
 pub use serve::serve;

@@ -6,8 +6,9 @@
 //!
 //! # Layout
 //! - [`command`], [`effect`], [`refusal`]: what goes in, what comes out, why something is refused.
-//! - `engine`: the state and its sessions; `step`: the step under way; `topology`: declaring, binding, deleting; `publish`: a
-//!   message's way in; `dispatch`: its way out to consumers; `settle`: leases and their end.
+//! - `engine`: the state and its sessions; `step`: the step under way; `topology`: declaring,
+//!   binding, deleting; `publish`: a message's way in; `dispatch`: its way out to consumers;
+//!   `settle`: leases and their end.
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
 
