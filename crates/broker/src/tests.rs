@@ -2,14 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use leveret_engine::command::{Consume, DeclareQueue};
-use leveret_engine::{Command, Item, Operation, Outbound, Reply, Token};
-use leveret_model::{Chunk, FieldTable, Message, ShortString};
+use leveret_engine::command::{Binding, Consume, DeclareQueue};
+use leveret_engine::{Batch, Command, Engine, Item, Operation, Outbound, Reply, Token};
+use leveret_model::limits::INBOX_BATCHES_MAX;
+use leveret_model::{Chunk, FieldTable, Message, SessionId, ShortString};
+use leveret_storage::{Log, LogOptions};
 
+use crate::combiner::Combiner;
+use crate::core::Core;
 use crate::{Broker, OpenError, Options, Session, User};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -280,4 +285,100 @@ fn an_ended_session_gives_back_its_exclusive_queues() {
     assert_eq!(broker.queues().len(), 1);
     drop(client);
     assert_eq!(broker.queues().len(), 0);
+}
+
+/// A publisher that is faster than the engine makes nobody else wait: not who has the engine at the
+/// moment and would run its batches for ever, nor who comes next.
+#[test]
+fn an_engine_slower_than_its_publisher_answers_others() {
+    const QUEUES: usize = 100;
+    const A_BATCH: u32 = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let mut publisher = Client::new(&broker);
+    let names = (0..QUEUES).map(|i| ShortString::try_from(format!("q{i}")).expect("short"));
+    let names: Vec<ShortString> = names.collect();
+    let mut commands = Vec::new();
+    for name in &names {
+        commands.push(Operation::DeclareQueue(Box::new(DeclareQueue {
+            name: name.clone(),
+            passive: false,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+            reply: false,
+        })));
+        commands.push(Operation::Bind(Box::new(Binding {
+            queue: name.clone(),
+            exchange: ShortString::from_static("amq.fanout"),
+            routing_key: ShortString::default(),
+            arguments: FieldTable::default(),
+            reply: false,
+        })));
+    }
+    let command = |operation| Command { holder: 1, token: Token(0), operation };
+    publisher.session.submit(commands.into_iter().map(command).collect(), Chunk::default());
+    publisher.declare("q0", false);
+
+    let mut other = Client::new(&broker);
+    other.declare("trivial", false);
+    let end = Instant::now() + Duration::from_secs(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while Instant::now() < end {
+                let mut chunk = Chunk::default();
+                for _ in 0..A_BATCH {
+                    let envelope = b"\x0aamq.fanout\0";
+                    let (properties, body, persistent) = (&[0, 0], b"x", false);
+                    chunk.push(Message { envelope, properties, body, persistent }).expect("room");
+                }
+                let mut commands =
+                    vec![Operation::Publish { first: 0, count: A_BATCH, mandatory: false }];
+                // Nothing of it stays.
+                for name in names.iter().cloned() {
+                    commands.push(Operation::PurgeQueue { name, reply: false });
+                }
+                publisher.session.submit(commands.into_iter().map(command).collect(), chunk);
+            }
+        });
+        let mut slowest = Duration::ZERO;
+        while Instant::now() < end {
+            let begun = Instant::now();
+            other.declare("trivial", false);
+            slowest = slowest.max(begun.elapsed());
+        }
+        assert!(slowest < Duration::from_secs(1), "an answer took {slowest:?}");
+    });
+}
+
+#[test]
+fn who_brings_more_than_the_inbox_holds_waits_for_the_engine() {
+    let directory = tempfile::tempdir().unwrap();
+    let (options, replay) = (LogOptions::default(), &mut |_, _: &_| Ok(()));
+    let log = Log::open(directory.path(), options, replay, Box::new(|_| ())).expect("opens");
+    let core = Core::new(Engine::new(1), log, Arc::default(), Arc::default());
+    let combiner = Combiner::new(core);
+    let submitted = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        combiner.with(|_| {
+            scope.spawn(|| {
+                for _ in 0..=INBOX_BATCHES_MAX {
+                    let session = SessionId(1);
+                    let (chunk, commands) = (Chunk::default(), Vec::new());
+                    combiner.submit(Batch { session, chunk, commands });
+                    submitted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let deadline = Instant::now() + PATIENCE;
+            while submitted.load(Ordering::Relaxed) < INBOX_BATCHES_MAX {
+                assert!(Instant::now() < deadline, "submitted in time");
+                thread::yield_now();
+            }
+            // As many as it holds, and not one more while the engine is taken.
+            thread::sleep(Duration::from_millis(50));
+            assert_eq!(submitted.load(Ordering::Relaxed), INBOX_BATCHES_MAX);
+        });
+    });
+    assert_eq!(submitted.load(Ordering::Relaxed), INBOX_BATCHES_MAX + 1);
 }

@@ -35,15 +35,9 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 const UNSAFE_MODULES: &[(&str, &str)] = &[];
 /// Limits that no test names yet, and why.
 const LIMITS_WITHOUT_A_TEST: &[(&str, &str)] = &[
-    ("FRAME_MAX_BYTES", "to be tested over the wire"),
-    ("FRAME_MIN_BYTES", "to be tested over the wire"),
-    ("CHANNEL_MAX", "to be tested over the wire"),
-    ("HANDSHAKE_TIMEOUT", "to be tested with a paused clock"),
-    ("MESSAGE_BYTES_MAX", "to be tested over the wire"),
     ("SHORT_STRING_BYTES_MAX", "tested, as the 255 that the protocol says"),
     ("CONGESTED_QUEUE_BYTES", "to be tested with a consumer slower than its publisher"),
     ("CONGESTION_PAUSE", "to be tested with a consumer slower than its publisher"),
-    ("READ_BYTES_MAX", "the size of a buffer, which nothing outside can see"),
     ("LOG_BACKLOG_BYTES_MAX", "to be tested with a log that stalls"),
 ];
 

@@ -25,8 +25,12 @@ const LOOPBACK_ONLY_USER: &str = "guest";
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The broker cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{cause}{}", what_to_do(.cause))]
+    Open {
+        /// Why.
+        #[from]
+        cause: OpenError,
+    },
     /// A port cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -36,6 +40,17 @@ pub enum ServerError {
     /// A second signal came before everything was closed.
     #[error("ended at once by a second signal; everything that was confirmed is safe")]
     Interrupted,
+}
+
+/// How to get out of it, where that depends on a setting.
+fn what_to_do(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Locked { .. } => "; stop that one, or choose another directory with --data-dir",
+        OpenError::Io { .. } => {
+            "; choose a directory that this user may write to with --data-dir, on a disk with room"
+        }
+        _ => "",
+    }
 }
 
 /// Runs a server until SIGTERM or SIGINT, then lets connections finish and closes the broker.

@@ -16,7 +16,7 @@ const FRAME_MAX: u32 = 131_072;
 
 /// How a connection or a channel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The broker closed the connection with this code.
     Connection(u16),
     /// The broker closed a channel with this code.
@@ -27,17 +27,17 @@ pub(super) enum End {
     Silence,
 }
 
-pub(super) struct Peer {
-    pub(super) socket: TcpStream,
+pub(crate) struct Peer {
+    pub(crate) socket: TcpStream,
     input: Vec<u8>,
 }
 
-pub(super) fn short(text: &str) -> ShortString {
+pub(crate) fn short(text: &str) -> ShortString {
     ShortString::try_from(text).expect("a short string")
 }
 
 /// A frame of any kind, with its size and end as they should be.
-pub(super) fn framed(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let start = frame::begin(&mut out, kind, channel);
     out.extend_from_slice(payload);
@@ -45,13 +45,13 @@ pub(super) fn framed(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(super) fn method(channel: u16, method: impl Into<Method>) -> Vec<u8> {
+pub(crate) fn method(channel: u16, method: impl Into<Method>) -> Vec<u8> {
     let mut out = Vec::new();
     method.into().frame(channel, &mut out);
     out
 }
 
-pub(super) fn start_ok(password: &str, capable: bool) -> Vec<u8> {
+pub(crate) fn start_ok(password: &str, capable: bool) -> Vec<u8> {
     let mut capabilities = FieldTable::new();
     capabilities.insert(short("authentication_failure_close"), FieldValue::Bool(capable));
     let mut client_properties = FieldTable::new();
@@ -62,8 +62,12 @@ pub(super) fn start_ok(password: &str, capable: bool) -> Vec<u8> {
 }
 
 /// All that a client says until its connection and channel 1 are open.
-pub(super) fn handshake() -> Vec<u8> {
-    let tune = ConnectionTuneOk { channel_max: 100, frame_max: FRAME_MAX, heartbeat: 0 };
+pub(crate) fn handshake() -> Vec<u8> {
+    handshake_with(ConnectionTuneOk { channel_max: 100, frame_max: FRAME_MAX, heartbeat: 0 })
+}
+
+/// The same with limits of its own.
+pub(crate) fn handshake_with(tune: ConnectionTuneOk) -> Vec<u8> {
     let open = ConnectionOpen { virtual_host: short("/"), ..ConnectionOpen::default() };
     [
         frame::PROTOCOL_HEADER.to_vec(),
@@ -76,7 +80,7 @@ pub(super) fn handshake() -> Vec<u8> {
 }
 
 impl Peer {
-    pub(super) fn connect(broker: SocketAddr) -> Peer {
+    pub(crate) fn connect(broker: SocketAddr) -> Peer {
         let socket = TcpStream::connect(broker).expect("connect");
         socket.set_nodelay(true).expect("set an option");
         socket.set_read_timeout(Some(LIMIT)).expect("set a time limit");
@@ -84,15 +88,30 @@ impl Peer {
     }
 
     /// A connection with channel 1 open.
-    pub(super) fn open(broker: SocketAddr) -> Peer {
+    pub(crate) fn open(broker: SocketAddr) -> Peer {
         let mut peer = Peer::connect(broker);
         peer.send(&handshake());
         peer.expect(|method| matches!(method, Method::ChannelOpenOk(_)));
         peer
     }
 
+    /// The same with limits of its own.
+    pub(crate) fn open_with(broker: SocketAddr, tune: ConnectionTuneOk) -> Peer {
+        let mut peer = Peer::connect(broker);
+        peer.send(&handshake_with(tune));
+        peer.expect(|method| matches!(method, Method::ChannelOpenOk(_)));
+        peer
+    }
+
+    /// Takes so many bytes off the socket, to be looked at later.
+    pub(crate) fn fetch(&mut self, count: usize) {
+        let start = self.input.len();
+        self.input.resize(start + count, 0);
+        self.socket.read_exact(&mut self.input[start..]).expect("more to read");
+    }
+
     /// Sends, unless the broker has hung up already.
-    pub(super) fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         let sent = self.socket.write_all(bytes);
         if let Err(error) = sent {
             let gone = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
@@ -101,7 +120,7 @@ impl Peer {
     }
 
     /// The next frame; `None` when the broker has hung up.
-    pub(super) fn frame(&mut self) -> Option<(u8, u16, Vec<u8>)> {
+    pub(crate) fn frame(&mut self) -> Option<(u8, u16, Vec<u8>)> {
         loop {
             let parsed = frame::parse(&self.input, FRAME_MAX).expect("a frame as it should be");
             if let Some((frame, used)) = parsed {
@@ -119,7 +138,7 @@ impl Peer {
     }
 
     /// The next method; `None` when the broker has hung up.
-    pub(super) fn method(&mut self) -> Option<(u16, Method)> {
+    pub(crate) fn method(&mut self) -> Option<(u16, Method)> {
         loop {
             let (kind, channel, payload) = self.frame()?;
             if kind == frame::METHOD {
@@ -129,7 +148,7 @@ impl Peer {
     }
 
     /// Reads until a method is the one wanted.
-    pub(super) fn expect(&mut self, wanted: impl Fn(&Method) -> bool) -> Method {
+    pub(crate) fn expect(&mut self, wanted: impl Fn(&Method) -> bool) -> Method {
         loop {
             let (_, method) = self.method().expect("an answer");
             let ended = matches!(method, Method::ConnectionClose(_) | Method::ChannelClose(_));
@@ -141,7 +160,7 @@ impl Peer {
     }
 
     /// How this ends. A connection that the broker closes must then really end, and soon.
-    pub(super) fn end(&mut self) -> End {
+    pub(crate) fn end(&mut self) -> End {
         let start = Instant::now();
         let end = loop {
             match self.method() {
