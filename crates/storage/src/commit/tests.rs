@@ -47,6 +47,23 @@ fn buffers_are_used_again() {
 }
 
 #[test]
+fn a_segment_is_several_times_as_large_as_its_definitions() {
+    let mut commit = Commit::new(Lsn(0), SEGMENT_BYTES);
+    let mut segments = 0;
+    for frame in 0..100 {
+        // Many definitions, then little else.
+        let bytes = if commit.opens_segment() { 2_000 } else { 60 };
+        commit.append(&record(bytes), 1);
+        let sealed = commit.take().unwrap();
+        segments += usize::from(sealed.new_segment);
+        commit.complete(sealed);
+        assert!(frame > 0 || segments == 1);
+    }
+    // Frames of 104 bytes: a segment holds its 2,040 and 60 of them.
+    assert_eq!(segments, 2);
+}
+
+#[test]
 fn a_closing_frame_needs_a_segment_with_room() {
     let mut commit = Commit::new(Lsn(0), SEGMENT_BYTES);
     assert!(commit.take_closing().is_none(), "nothing was written");
@@ -93,6 +110,8 @@ struct World {
     disk: Vec<u8>,
     segment_used: u64,
     segments: usize,
+    /// Bytes of what the newest segment begins with.
+    snapshot: u64,
 }
 
 impl World {
@@ -144,10 +163,14 @@ impl World {
     fn write(&mut self, sealed: &Sealed) {
         assert_eq!(sealed.header.first.0, self.disk.len() as u64);
         assert_eq!(sealed.bytes.len() as u64, sealed.header.frame_bytes());
-        let full = self.segments == 0 || self.segment_used >= SEGMENT_BYTES;
+        let enough = SEGMENT_BYTES.max(SNAPSHOT_SHARE * self.snapshot);
+        let full = self.segments == 0 || self.segment_used >= enough;
         assert_eq!(sealed.new_segment, full, "rolls exactly when the segment is full");
         if full {
             (self.segments, self.segment_used) = (self.segments + 1, 0);
+            let first = sealed.header.first.advance(frame::HEADER_BYTES as u64);
+            let snapshot = self.promised.iter().find(|(at, _)| *at == first);
+            self.snapshot = snapshot.map_or(0, |(_, record)| record.len() as u64);
         }
         self.segment_used += sealed.bytes.len() as u64;
         self.disk.extend_from_slice(&sealed.bytes);
