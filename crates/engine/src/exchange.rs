@@ -1,7 +1,8 @@
 //! Exchanges: from a routing key to queues.
 
+use std::collections::BTreeMap;
+
 use leveret_model::{FieldTable, QueueId, ShortString};
-use rustc_hash::FxHashMap;
 
 use crate::topic::{Topics, remove_one};
 
@@ -21,7 +22,7 @@ pub(crate) struct Exchange {
 /// often as it is bound.
 #[derive(Debug)]
 pub(crate) enum Router {
-    Direct(FxHashMap<ShortString, Vec<QueueId>>),
+    Direct(BTreeMap<ShortString, Vec<QueueId>>),
     Fanout(Vec<QueueId>),
     Topic(Topics),
 }
@@ -30,7 +31,7 @@ impl Router {
     /// The rule of that name, if there is one.
     pub(crate) fn of_kind(kind: &[u8]) -> Option<Router> {
         match kind {
-            b"direct" => Some(Router::Direct(FxHashMap::default())),
+            b"direct" => Some(Router::Direct(BTreeMap::new())),
             b"fanout" => Some(Router::Fanout(Vec::new())),
             b"topic" => Some(Router::Topic(Topics::default())),
             _ => None,

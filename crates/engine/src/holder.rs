@@ -3,10 +3,9 @@
 //! Lease numbers are dense per holder and only grow, so that the leases are a ring in their order
 //! and "all up to this one" is the front of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use leveret_model::{QueueId, ShortString};
-use rustc_hash::FxHashMap;
 
 use crate::queue::Entry;
 
@@ -22,7 +21,7 @@ pub(crate) struct Lease {
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
     /// Its consumers by tag.
-    pub(crate) consumers: FxHashMap<ShortString, u64>,
+    pub(crate) consumers: BTreeMap<ShortString, u64>,
     /// By number; `None` where it is settled. Numbers of deliveries that needed no settling are
     /// not in it.
     leases: VecDeque<(u64, Option<Lease>)>,

@@ -3,8 +3,10 @@
 //! A key is matched by walking the trie with the set of all nodes that its words so far can have
 //! reached, so the cost is bounded by words times nodes however many `#` a pattern has.
 
+use std::collections::BTreeMap;
+
 use leveret_model::QueueId;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 #[derive(Debug)]
 pub(crate) struct Topics {
@@ -15,7 +17,7 @@ pub(crate) struct Topics {
 
 #[derive(Debug, Default)]
 struct Node {
-    words: FxHashMap<Box<[u8]>, u32>,
+    words: BTreeMap<Box<[u8]>, u32>,
     star: Option<u32>,
     hash: Option<u32>,
     /// Whether it is reached by `#`: then any word leads back to it.

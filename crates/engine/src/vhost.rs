@@ -1,15 +1,19 @@
 //! A virtual host: the names of its exchanges and queues.
+//!
+//! Names that clients choose are kept in trees, here and in the routers: no choice of names makes
+//! them slow, as it could a hash table without a secret.
+
+use std::collections::BTreeMap;
 
 use leveret_model::{FieldTable, QueueId, ShortString};
-use rustc_hash::FxHashMap;
 
 use crate::exchange::{Exchange, Router};
 
 #[derive(Debug)]
 pub(crate) struct VHost {
     pub(crate) name: ShortString,
-    pub(crate) exchanges: FxHashMap<ShortString, Exchange>,
-    pub(crate) queues: FxHashMap<ShortString, QueueId>,
+    pub(crate) exchanges: BTreeMap<ShortString, Exchange>,
+    pub(crate) queues: BTreeMap<ShortString, QueueId>,
 }
 
 /// The exchanges that every virtual host has. The default exchange is not among them: it is the
@@ -33,6 +37,6 @@ impl VHost {
             (name, exchange)
         };
         let exchanges = PREDECLARED.into_iter().map(exchange).collect();
-        VHost { name, exchanges, queues: FxHashMap::default() }
+        VHost { name, exchanges, queues: BTreeMap::new() }
     }
 }
