@@ -135,9 +135,9 @@ def row(test, results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("tests", nargs="?", default="ABCEFI")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("tests", nargs="?", default="ABCEFI", help="which, by letter (ABCEFI)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each test and broker (3)")
+    parser.add_argument("--seconds", type=int, default=6, help="length of a run (6)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="leveret-compare-") as folder:
         brokers = {}

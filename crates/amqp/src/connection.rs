@@ -227,14 +227,15 @@ impl Connection {
     fn authenticate(&mut self, ok: &ConnectionStartOk, out: &mut Vec<u8>) -> Result<(), Fault> {
         self.capabilities = Capabilities::of(&ok.client_properties);
         let (name, password) = handshake::credentials(ok)?;
-        if self.broker.authenticate(name, password, self.peer.ip().to_canonical().is_loopback()) {
+        let loopback = self.peer.ip().to_canonical().is_loopback();
+        let Err(error) = self.broker.authenticate(name, password, loopback) else {
             self.user = name.to_vec();
             Method::from(handshake::tune()).frame(0, out);
             self.phase = Phase::TuneOk;
             return Ok(());
-        }
+        };
         let name = String::from_utf8_lossy(name);
-        tracing::warn!(peer = %self.peer, user = %name, "login refused");
+        tracing::warn!(peer = %self.peer, user = %name, %error, "login refused");
         if self.capabilities.authentication_failure_close {
             return Err(handshake::login_refused());
         }
@@ -361,7 +362,12 @@ impl Connection {
     /// Closes the connection for a fault. What was asked for before it is done still.
     pub(crate) fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) {
         let text = fault.reply_text();
-        tracing::info!(peer = %self.peer, %text, "closing a connection");
+        if fault.code == NOT_IMPLEMENTED {
+            // A publisher without confirms may never hear of it.
+            tracing::warn!(peer = %self.peer, %text, "closing a connection");
+        } else {
+            tracing::info!(peer = %self.peer, %text, "closing a connection");
+        }
         self.submit();
         self.session = None;
         self.commands.clear();

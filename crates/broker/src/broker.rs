@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::users::User;
+use crate::users::{LoginError, User};
 use crate::waiters::Waiters;
 
 /// What a broker needs to know.
@@ -79,10 +79,22 @@ impl Broker {
         Ok(Broker { shared: Arc::new(shared) })
     }
 
-    /// Whether this user may connect with this password.
-    #[must_use]
-    pub fn authenticate(&self, name: &[u8], password: &[u8], loopback: bool) -> bool {
-        self.shared.users.iter().any(|user| user.admits(name, password, loopback))
+    /// Whether this user may connect with this password, from this machine or from elsewhere.
+    ///
+    /// # Errors
+    /// [`LoginError`] says why not, for the log; a client learns no more than that it may not.
+    pub fn authenticate(
+        &self,
+        name: &[u8],
+        password: &[u8],
+        loopback: bool,
+    ) -> Result<(), LoginError> {
+        let user = self.shared.users.iter().find(|user| user.admits(name, password));
+        match user {
+            None => Err(LoginError::Credentials),
+            Some(user) if user.loopback_only && !loopback => Err(LoginError::NotLocal),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Starts a session in a virtual host, if there is one of that name.

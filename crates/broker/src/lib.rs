@@ -16,7 +16,7 @@ mod waiters;
 
 pub use broker::{Broker, OpenError, Options};
 pub use session::Session;
-pub use users::User;
+pub use users::{LoginError, User};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use leveret_storage::{Log, LogOptions};
 
 use crate::combiner::Combiner;
 use crate::core::Core;
-use crate::{Broker, OpenError, Options, Session, User};
+use crate::{Broker, LoginError, OpenError, Options, Session, User};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -216,6 +216,16 @@ fn what_is_confirmed_is_in_a_copy_of_the_directory() {
         assert_eq!(ready as u64, 2 * round);
         restored.close();
     }
+}
+
+#[test]
+fn a_user_for_this_machine_may_not_come_from_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    assert_eq!(broker.authenticate(b"guest", b"guest", true), Ok(()));
+    assert_eq!(broker.authenticate(b"guest", b"guest", false), Err(LoginError::NotLocal));
+    assert_eq!(broker.authenticate(b"guest", b"wrong", false), Err(LoginError::Credentials));
+    assert_eq!(broker.authenticate(b"other", b"guest", true), Err(LoginError::Credentials));
 }
 
 #[test]

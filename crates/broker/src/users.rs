@@ -14,13 +14,22 @@ pub struct User {
 }
 
 impl User {
-    /// Whether this is the user, with this password, from an allowed place. Takes as long for a
-    /// wrong password as for the right one.
-    pub(crate) fn admits(&self, name: &[u8], password: &[u8], loopback: bool) -> bool {
-        same(self.name.as_bytes(), name)
-            & same(self.password.as_bytes(), password)
-            & (loopback | !self.loopback_only)
+    /// Whether this is the user, with this password. Takes as long for a wrong password as for the
+    /// right one.
+    pub(crate) fn admits(&self, name: &[u8], password: &[u8]) -> bool {
+        same(self.name.as_bytes(), name) & same(self.password.as_bytes(), password)
     }
+}
+
+/// Why a user may not connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// No such user, or another password; which of the two is nobody's business.
+    #[error("there is no user of that name with that password")]
+    Credentials,
+    /// The right password from the wrong place.
+    #[error("this user may connect from this machine only; others need a user of your own naming")]
+    NotLocal,
 }
 
 /// Compares without stopping at the first difference.
@@ -44,13 +53,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn admits_only_the_right_password_from_the_right_place() {
+    fn admits_only_the_right_password() {
         let guest = User { name: "guest".into(), password: "secret".into(), loopback_only: true };
-        assert!(guest.admits(b"guest", b"secret", true));
-        assert!(!guest.admits(b"guest", b"secret", false));
+        assert!(guest.admits(b"guest", b"secret"));
         for wrong in [&b""[..], b"secre", b"secret\0", b"Secret"] {
-            assert!(!guest.admits(b"guest", wrong, true));
-            assert!(!guest.admits(wrong, b"secret", true));
+            assert!(!guest.admits(b"guest", wrong));
+            assert!(!guest.admits(wrong, b"secret"));
         }
         assert!(!format!("{guest:?}").contains("secret"));
     }

@@ -8,6 +8,7 @@ use leveret_amqp_wire::method::*;
 use leveret_model::ShortString;
 use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write, stdout};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Messages that may be on their way to the standard output.
 const PREFETCH_TO_OUTPUT: u16 = 100;
@@ -41,7 +42,8 @@ pub(crate) struct Args {
     /// How many messages the broker sends ahead; 0 is no limit
     #[arg(short, long)]
     prefetch: Option<u16>,
-    /// The command and its arguments
+    /// The command and its arguments; when it ends with 0 the message is settled, otherwise it goes
+    /// back to the queue after a pause that grows
     #[arg(last = true)]
     command: Vec<String>,
 }
@@ -55,6 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, CommandError> {
     client.call(qos, BasicQosOk::ID).await?;
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut sink = Sink::new(&args.command);
+    let mut failures = 0;
     if left > 0 {
         let consume = BasicConsume { queue, no_ack: args.no_ack, ..Default::default() };
         client.call(consume, BasicConsumeOk::ID).await?;
@@ -80,6 +83,10 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, CommandError> {
         if let Some((tag, taken)) = settle
             && !args.no_ack
         {
+            failures = if taken { 0 } else { failures + 1 };
+            if !taken {
+                tokio::time::sleep(pause_after(failures)).await;
+            }
             client.tell(CHANNEL, settlement(tag, taken)).await?;
         }
     }
@@ -116,6 +123,12 @@ async fn prepare_queue(args: &Args, client: &mut Client) -> Result<ShortString, 
         client.call(bind, QueueBindOk::ID).await?;
     }
     Ok(queue)
+}
+
+/// How long to wait before a message that the command could not handle goes back, after so many
+/// failures in a row: it comes again at once, and the reason may take a while to pass.
+fn pause_after(failures: u32) -> Duration {
+    Duration::from_millis(100).saturating_mul(1 << failures.min(7)).min(Duration::from_secs(10))
 }
 
 fn settlement(delivery_tag: u64, taken: bool) -> Method {

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use leveret_broker::LoginError;
 
 use crate::answer;
 use crate::api::State;
@@ -30,17 +31,14 @@ impl FromRequestParts<State> for Caller {
         };
         let peer = parts.extensions.get::<Peer>().copied();
         let loopback = peer.is_some_and(|Peer(address)| address.ip().is_loopback());
-        let admits = |loopback| state.broker.authenticate(&name, &password, loopback);
-        if admits(loopback) {
+        let Err(error) = state.broker.authenticate(&name, &password, loopback) else {
             return Ok(Caller { name: text(&name) });
-        }
-        let peer = peer.map(|Peer(address)| address);
-        tracing::warn!(?peer, user = text(&name), "login refused");
-        // Told only to one who knows the password.
-        Err(if admits(true) {
-            answer::not_allowed("User can only log in via localhost")
-        } else {
-            answer::login_refused()
+        };
+        let peer = peer.map_or_else(String::new, |Peer(address)| address.to_string());
+        tracing::warn!(peer, user = text(&name), %error, "login refused");
+        Err(match error {
+            LoginError::NotLocal => answer::not_allowed("User can only log in via localhost"),
+            LoginError::Credentials => answer::login_refused(),
         })
     }
 }

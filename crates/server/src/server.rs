@@ -20,6 +20,8 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const HTTP_THREADS: usize = 1;
 /// The user whose password the world knows, and who may therefore not come from elsewhere.
 const LOOPBACK_ONLY_USER: &str = "guest";
+/// That password.
+const WELL_KNOWN: &str = "guest";
 
 /// Why the server did not start, or did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,12 @@ async fn serve(config: Config) -> Result<(), ServerError> {
             password: config.default_pass.reveal().to_owned(),
         }],
     })?;
+    if config.default_user != LOOPBACK_ONLY_USER && config.default_pass.reveal() == WELL_KNOWN {
+        tracing::warn!(
+            user = config.default_user,
+            "anyone who can reach this broker knows this user's password; set --default-pass"
+        );
+    }
     let mut signals = Signals::new()?;
     let (stop, shutdown) = watch::channel(false);
     let serve_amqp = {
@@ -101,7 +109,7 @@ async fn serve(config: Config) -> Result<(), ServerError> {
         () = http.accept() => unreachable!("it accepts for ever"),
     };
     let (amqp, http) = (amqp.close(), http.close());
-    tracing::info!("{name}: no new connections; waiting for those there are to finish");
+    tracing::info!("{name}: no new connections; telling clients that the broker stops");
     stop.send_replace(true);
     let close = async {
         let open = tokio::join!(amqp.finish(DRAIN_LIMIT), http.finish(DRAIN_LIMIT));
