@@ -90,7 +90,7 @@ impl From<Refusal> for Fault {
             | ExclusiveUse(..) => ACCESS_REFUSED,
             ReusedTag(..) => NOT_ALLOWED,
             NotBuilt(..) => NOT_IMPLEMENTED,
-            NotOpen | AlreadyOpen => CHANNEL_ERROR,
+            AlreadyOpen => CHANNEL_ERROR,
         };
         Fault::new(code, refusal.to_string())
     }

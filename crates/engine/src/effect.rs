@@ -221,14 +221,3 @@ impl Outbound {
         Outbound { session, chunks, items, bytes: 0, after_log: false, last_slot: None }
     }
 }
-
-impl Effects {
-    /// Whether there is nothing to carry out.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.log.is_empty()
-            && self.released.is_empty()
-            && self.outbound.is_empty()
-            && self.confirms.is_empty()
-    }
-}

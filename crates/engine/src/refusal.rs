@@ -89,10 +89,7 @@ pub enum Refusal {
     /// Something RabbitMQ has and leveret has not yet.
     #[error("{0} is not supported by this version of leveret")]
     NotBuilt(String),
-    /// A command of a holder that is not open.
-    #[error("expected 'channel.open'")]
-    NotOpen,
     /// A holder opened twice.
-    #[error("second 'channel.open' seen")]
+    #[error("a holder of this number is open already")]
     AlreadyOpen,
 }

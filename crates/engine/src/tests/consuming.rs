@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::command::{Consume, DeclareQueue};
 use crate::{Batch, Command, Effects, Operation, Outcome, Token};
-use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
+use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
 use leveret_model::{Chunk, SessionId};
 
 fn prefetch(count: u16, shared: bool) -> Operation {
@@ -234,4 +234,22 @@ fn answers_cost_credit_too() {
     let batch = Batch { session: SessionId(2), chunk: Chunk::default(), commands };
     world.engine.step(batch, world.end, &mut effects);
     assert!(effects.outbound[0].bytes > 0, "or a client that asks and never reads fills memory");
+}
+
+#[test]
+fn a_publisher_is_slowed_only_where_consumers_are_far_behind() {
+    let mut world = with_queue();
+    let body = "x".repeat(CONGESTED_QUEUE_BYTES as usize / 4);
+    let five = [body.as_str(); 5];
+    world.publish("", "q", &five);
+    assert!(!world.congested, "nobody consumes, so there is nobody to wait for");
+    world.asks_as(2, 2, Operation::Open);
+    world.asks_as(2, 2, prefetch(1, false));
+    world.asks_as(2, 2, consume("q", "slow"));
+    assert!(!world.congested, "who brings nothing has nothing to slow down");
+    world.publish("", "q", &["more"]);
+    assert!(world.congested);
+    world.asks(1, purge("q"));
+    world.publish("", "q", &["more"]);
+    assert!(!world.congested, "little waits");
 }

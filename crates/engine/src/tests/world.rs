@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) bytes: BTreeMap<u64, usize>,
     /// Addresses that the last step released.
     pub(super) released: Vec<Lsn>,
+    /// Whether its publisher is asked to pause.
+    pub(super) congested: bool,
     pub(super) pins: Vec<Lsn>,
     /// The body of the last message that was got.
     pub(super) last_got: Option<String>,
@@ -176,6 +178,7 @@ impl World {
             held_back: Vec::new(),
             bytes: BTreeMap::new(),
             released: Vec::new(),
+            congested: false,
             pins: Vec::new(),
             last_got: None,
             tags: HashMap::new(),
@@ -216,6 +219,7 @@ impl World {
         addresses.sort_unstable();
         assert_eq!(addresses, self.pins, "pins are the chunks with live durable messages");
         self.released = effects.released;
+        self.congested = effects.congested;
         let durable = |each: &crate::DurableConfirm| {
             assert_eq!(each.session.0, session);
             format!("{}: {}-{}", each.holder, each.confirmed.first, each.confirmed.last)
