@@ -90,6 +90,6 @@ pub enum Refusal {
     #[error("{0} is not supported by this version of leveret")]
     NotBuilt(String),
     /// A holder opened twice.
-    #[error("a holder of this number is open already")]
+    #[error("second 'channel.open' seen")]
     AlreadyOpen,
 }
