@@ -1,11 +1,12 @@
 //! Property lists: what is read means the same when written and read again, and a scan agrees.
 #![no_main]
 
-use leveret_model::properties::{Properties, PropertiesError, scan};
+use leveret_model::properties::{Properties, PropertiesError, expiration, scan};
 use leveret_model::{FieldTable, ShortString};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
+    let _ = expiration(data).map_err(|error| error.to_string());
     let scanned = scan(data);
     let properties = match Properties::decode(data) {
         Ok(properties) => properties,
@@ -17,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = ShortString::as_bytes;
     assert_eq!(scanned.delivery_mode, properties.delivery_mode);
     assert_eq!(scanned.priority, properties.priority);
+    assert_eq!(scanned.reply_to, properties.reply_to.as_ref().map(bytes));
     assert_eq!(scanned.expiration, properties.expiration.as_ref().map(bytes));
     assert_eq!(scanned.user_id, properties.user_id.as_ref().map(bytes));
     let headers = scanned.headers.map(FieldTable::decode_content).transpose();

@@ -26,8 +26,8 @@ pub(crate) enum ChannelState {
     /// The client has closed it; the engine has not answered yet.
     Leaving,
     /// This side found a fault. The client is told when everything before it is answered; what it
-    /// sends meanwhile means nothing.
-    Failing(Fault),
+    /// sends meanwhile means nothing, but a close of its own (`crossed`) wants its answer.
+    Failing { fault: Fault, crossed: bool },
     /// We have closed it; the client has not agreed yet, and what it sends means nothing.
     Closing,
 }
@@ -96,9 +96,10 @@ impl Connection {
                 }
             }
             Ok(Method::ChannelClose(_)) => match self.channels.get_mut(&frame.channel) {
-                // The client has closed it before it could be told why we would.
-                Some(channel) if matches!(channel.state, ChannelState::Failing(_)) => {
-                    channel.state = ChannelState::Leaving;
+                // The client has closed it before it was told why we would. As RabbitMQ does, it is
+                // told both.
+                Some(Channel { state: ChannelState::Failing { crossed, .. }, .. }) => {
+                    *crossed = true
                 }
                 _ => Method::from(ChannelCloseOk {}).frame(frame.channel, out),
             },
@@ -109,17 +110,20 @@ impl Connection {
     /// Closes a channel for a fault that this side found, once the engine has answered what was
     /// asked for before.
     pub(crate) fn fail_channel(&mut self, number: u16, fault: Fault) {
+        self.end_assembly(number);
         let Some(channel) = self.channels.get_mut(&number) else { return };
-        channel.assembly = None;
-        channel.state = ChannelState::Failing(fault);
+        channel.state = ChannelState::Failing { fault, crossed: false };
         self.command(number, (0, 0), Operation::Close);
     }
 
     /// Closes a channel because the engine refused something, and has closed its side.
     pub(crate) fn refuse_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
         let Some(channel) = self.channels.get(&number) else { return };
-        let leaving = channel.state == ChannelState::Leaving;
-        if leaving || matches!(channel.state, ChannelState::Failing(_)) {
+        let leaving = match channel.state {
+            ChannelState::Failing { crossed, .. } => crossed,
+            ref state => *state == ChannelState::Leaving,
+        };
+        if leaving || matches!(channel.state, ChannelState::Failing { .. }) {
             // The engine was asked to close it too, and will answer that as well.
             *self.answers_to_skip.entry(number).or_default() += 1;
         }
@@ -145,7 +149,12 @@ impl Connection {
                 self.channels.remove(&number);
                 Method::from(ChannelCloseOk {}).frame(number, out);
             }
-            Some(ChannelState::Failing(fault)) => self.close_channel(number, &fault, out),
+            Some(ChannelState::Failing { fault, crossed }) => {
+                self.close_channel(number, &fault, out);
+                if crossed {
+                    Method::from(ChannelCloseOk {}).frame(number, out);
+                }
+            }
             // Nothing else asks the engine to close a holder.
             Some(state @ (ChannelState::Open | ChannelState::Closing)) => {
                 self.channels.entry(number).or_default().state = state;
@@ -158,6 +167,8 @@ impl Connection {
         let text = fault.reply_text();
         tracing::info!(peer = %self.peer, channel = number, %text, "closing a channel");
         self.forget_consumers(number);
+        self.end_assembly(number);
+        self.report_unfinished();
         fault.channel_close().frame(number, out);
         let closing = Channel { state: ChannelState::Closing, ..Channel::default() };
         self.channels.insert(number, closing);

@@ -3,137 +3,135 @@
 
 use std::collections::BTreeMap;
 
-use leveret_amqp_wire::publish::write_ack;
+use leveret_amqp_wire::publish::{write_ack, write_nack};
 use leveret_broker::engine::Confirmed;
 
 /// The confirms of one channel.
 ///
-/// An ack never names a number that was acked before, not even to cover others with it: clients
-/// forget numbers, and ignore acks of those they have forgotten (aiormq does). RabbitMQ's
-/// rabbit_channel keeps to the same rule.
+/// Clients keep count in different ways, so that three rules hold. An ack never names a number
+/// that was answered before, not even to cover others with it: some forget numbers, and ignore
+/// acks of those they have forgotten (aiormq does). RabbitMQ's rabbit_channel keeps to that too.
+/// A nack names one number. And an ack of several covers no rejected number, not even one whose
+/// nack was sent before, as long as one below it was open: some put answers into order before they
+/// look at them (amqp091-go does), and would take the ack for the answer.
 #[derive(Debug)]
 pub(crate) struct Confirms {
     /// The engine's name for this publisher.
     publisher: u64,
-    /// Every message below this number is safe.
+    /// Every message below this number is settled.
     open: u64,
-    /// Of these, the highest that was not acked yet, and how many were not.
+    /// What to say of these, before `unacked`; empty unless some were rejected.
+    before: Vec<Answer>,
+    /// Of these, behind the last rejected one: the highest that was not acked yet, and how many
+    /// were not.
     unacked: (u64, u64),
-    /// Safe messages beyond one that is not yet, as runs: by their first, the last, and whether
-    /// they were acked.
-    ahead: BTreeMap<u64, (u64, bool)>,
-    /// The first of each run in `ahead` that was not acked yet, unless it is gone from there.
+    /// Settled messages beyond one that is not yet, as runs by their first.
+    ahead: BTreeMap<u64, Run>,
+    /// The first of each run in `ahead` that was not answered yet, unless it is gone from there.
     fresh: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    last: u64,
+    rejected: bool,
+    answered: bool,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// The highest of so many.
+    Ack(u64, u64),
+    /// From the first to the last.
+    Nack(u64, u64),
 }
 
 impl Confirms {
     pub(crate) fn new(publisher: u64) -> Self {
-        let (ahead, fresh) = (BTreeMap::new(), Vec::new());
-        Confirms { publisher, open: 1, unacked: (0, 0), ahead, fresh }
+        Confirms {
+            publisher,
+            open: 1,
+            before: Vec::new(),
+            unacked: (0, 0),
+            ahead: BTreeMap::new(),
+            fresh: Vec::new(),
+        }
     }
 
-    /// Takes note. What is meant for a publisher that had this channel before is dropped.
+    /// Takes note of messages that are safe. What is meant for a publisher that had this channel
+    /// before is dropped.
     pub(crate) fn confirmed(&mut self, confirmed: Confirmed) {
+        self.settled(confirmed, false);
+    }
+
+    /// Takes note of messages that were refused.
+    pub(crate) fn rejected(&mut self, confirmed: Confirmed) {
+        self.settled(confirmed, true);
+    }
+
+    fn settled(&mut self, confirmed: Confirmed, rejected: bool) {
         let Confirmed { publisher, first, last } = confirmed;
         if publisher != self.publisher {
             return;
         }
+        let run = Run { last, rejected, answered: false };
         if first != self.open {
-            self.ahead.insert(first, (last, false));
+            self.ahead.insert(first, run);
             self.fresh.push(first);
             return;
         }
-        self.advance(last, false);
-        while let Some((last, acked)) = self.ahead.remove(&self.open) {
-            self.advance(last, acked);
+        self.advance(run);
+        while let Some(run) = self.ahead.remove(&self.open) {
+            self.advance(run);
         }
     }
 
-    fn advance(&mut self, last: u64, acked: bool) {
-        if !acked {
-            self.unacked = (last, self.unacked.1 + last + 1 - self.open);
+    /// `run` begins where everything is settled up to.
+    fn advance(&mut self, run: Run) {
+        if run.rejected {
+            // Also if it was answered: then only to end what one ack may cover.
+            let (highest, count) = std::mem::take(&mut self.unacked);
+            if count > 0 {
+                self.before.push(Answer::Ack(highest, count));
+            }
+            if !run.answered {
+                self.before.push(Answer::Nack(self.open, run.last));
+            }
+        } else if !run.answered {
+            self.unacked = (run.last, self.unacked.1 + run.last + 1 - self.open);
         }
-        self.open = last + 1;
+        self.open = run.last + 1;
     }
 
-    /// Writes the acks for what was noted.
+    /// Writes the answers for what was noted.
     pub(crate) fn write(&mut self, channel: u16, out: &mut Vec<u8>) {
+        for answer in self.before.drain(..) {
+            match answer {
+                Answer::Ack(highest, count) => write_ack(out, channel, highest, count > 1),
+                Answer::Nack(first, last) => write_each(out, channel, first, last, true),
+            }
+        }
         let (highest, count) = std::mem::take(&mut self.unacked);
         if count > 0 {
             write_ack(out, channel, highest, count > 1);
         }
         for first in self.fresh.drain(..) {
-            let Some((last, acked)) = self.ahead.get_mut(&first) else { continue };
-            *acked = true;
-            for number in first..=*last {
-                write_ack(out, channel, number, false);
-            }
+            let Some(run) = self.ahead.get_mut(&first) else { continue };
+            run.answered = true;
+            write_each(out, channel, first, run.last, run.rejected);
+        }
+    }
+}
+
+fn write_each(out: &mut Vec<u8>, channel: u16, first: u64, last: u64, rejected: bool) {
+    for number in first..=last {
+        match rejected {
+            true => write_nack(out, channel, number, false),
+            false => write_ack(out, channel, number, false),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use leveret_amqp_wire::{Method, frame};
-
-    fn acks(confirms: &mut Confirms) -> Vec<(u64, bool)> {
-        let mut out = Vec::new();
-        confirms.write(1, &mut out);
-        let mut rest = &out[..];
-        let mut acks = Vec::new();
-        while let Some((frame, used)) = frame::parse(rest, 4096).unwrap() {
-            let Ok(Method::BasicAck(ack)) = Method::decode(frame.payload) else { panic!() };
-            acks.push((ack.delivery_tag, ack.multiple));
-            rest = &rest[used..];
-        }
-        acks
-    }
-
-    fn run(confirms: &mut Confirms, first: u64, last: u64) {
-        confirms.confirmed(Confirmed { publisher: 7, first, last });
-    }
-
-    #[test]
-    fn neighbours_are_one_ack() {
-        let mut confirms = Confirms::new(7);
-        run(&mut confirms, 1, 1);
-        assert_eq!(acks(&mut confirms), [(1, false)]);
-        run(&mut confirms, 2, 5);
-        run(&mut confirms, 6, 9);
-        assert_eq!(acks(&mut confirms), [(9, true)]);
-        assert_eq!(acks(&mut confirms), []);
-    }
-
-    #[test]
-    fn no_ack_covers_an_open_message() {
-        let mut confirms = Confirms::new(7);
-        run(&mut confirms, 3, 4);
-        assert_eq!(acks(&mut confirms), [(3, false), (4, false)]);
-        run(&mut confirms, 1, 1);
-        run(&mut confirms, 6, 6);
-        assert_eq!(acks(&mut confirms), [(1, false), (6, false)]);
-        run(&mut confirms, 2, 2);
-        assert_eq!(acks(&mut confirms), [(2, false)]);
-        run(&mut confirms, 8, 9);
-        run(&mut confirms, 5, 5);
-        run(&mut confirms, 7, 7);
-        // 6 was acked before; 9 was not, and everything below it is safe.
-        assert_eq!(acks(&mut confirms), [(9, true)]);
-    }
-
-    #[test]
-    fn a_hole_filled_before_the_write_needs_one_ack() {
-        let mut confirms = Confirms::new(7);
-        run(&mut confirms, 2, 3);
-        run(&mut confirms, 1, 1);
-        assert_eq!(acks(&mut confirms), [(3, true)]);
-    }
-
-    #[test]
-    fn what_an_earlier_publisher_sent_is_not_confirmed_to_this_one() {
-        let mut confirms = Confirms::new(8);
-        run(&mut confirms, 1, 9);
-        assert_eq!(acks(&mut confirms), []);
-    }
-}
+#[path = "confirm_tests.rs"]
+mod tests;

@@ -6,17 +6,16 @@ use std::net::SocketAddr;
 
 use leveret_amqp_wire::method::{
     ConnectionCloseOk, ConnectionOpen, ConnectionOpenOk, ConnectionStartOk,
+    ConnectionUpdateSecretOk,
 };
 use leveret_amqp_wire::publish::is_publish;
-use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, PublishView, frame};
+use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, frame};
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Session};
-use leveret_model::limits::BATCH_BYTES_MAX;
-use leveret_model::{Chunk, Message};
+use leveret_model::Chunk;
 use rustc_hash::FxHashMap;
 
 use crate::channel::{Channel, ChannelState};
-use crate::content::{self, Assembly, PUBLISH};
 use crate::fault::{
     CHANNEL_ERROR, COMMAND_INVALID, FRAME_ERROR, Fault, NOT_ALLOWED, NOT_IMPLEMENTED,
     UNEXPECTED_FRAME,
@@ -46,9 +45,9 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) phase: Phase,
     pub(crate) tuning: Tuning,
-    capabilities: Capabilities,
+    pub(crate) capabilities: Capabilities,
     /// Who logged in.
-    user: Vec<u8>,
+    pub(crate) user: Vec<u8>,
     pub(crate) session: Option<Session>,
     pub(crate) channels: FxHashMap<u16, Channel>,
     pub(crate) consumers: FxHashMap<u64, DeliverPrefix>,
@@ -57,8 +56,16 @@ pub(crate) struct Connection {
     /// Channels with confirms to write.
     pub(crate) confirming: Vec<u16>,
     /// What this read has asked for so far.
-    commands: Vec<Command>,
-    chunk: Chunk,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) chunk: Chunk,
+    /// Bytes of messages that are not whole yet.
+    pub(crate) unfinished: usize,
+    /// What the broker was told of that.
+    pub(crate) reported: usize,
+    /// Whether there was no memory for more messages when the last read came.
+    full: bool,
+    /// Whether the input stopped in front of a message for which there is no memory.
+    pub(crate) blocked: bool,
 }
 
 impl Connection {
@@ -77,6 +84,10 @@ impl Connection {
             confirming: Vec::new(),
             commands: Vec::new(),
             chunk: Chunk::default(),
+            unfinished: 0,
+            reported: 0,
+            full: false,
+            blocked: false,
         }
     }
 
@@ -84,8 +95,10 @@ impl Connection {
     /// at once. Returns how much of the input it has taken; the rest is to come again, with more.
     pub(crate) fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
         self.chunk = Chunk::with_capacity(input.len());
+        // Once a read: what it can add in messages is bounded by the buffer it comes in.
+        self.full = self.session.as_ref().is_some_and(Session::memory_full);
         let mut used = 0;
-        while used < input.len() && self.phase != Phase::Closed {
+        while used < input.len() && self.phase != Phase::Closed && !self.blocked {
             match self.next(&input[used..], out) {
                 Ok(0) => break,
                 Ok(n) => used += n,
@@ -93,10 +106,11 @@ impl Connection {
             }
         }
         self.submit();
+        self.report_unfinished();
         used
     }
 
-    fn submit(&mut self) {
+    pub(crate) fn submit(&mut self) {
         let Some(session) = &self.session else { return };
         if !self.commands.is_empty() {
             let mut chunk = std::mem::take(&mut self.chunk);
@@ -150,6 +164,7 @@ impl Connection {
         }
         let result = self.channel_frame(&frame, &input[used..], out);
         match result {
+            Ok(_) if self.blocked => Ok(0),
             Ok(more) => Ok(used + more),
             Err(fault) if fault.closes_channel() => {
                 self.fail_channel(frame.channel, fault);
@@ -212,9 +227,9 @@ impl Connection {
                 self.phase = Phase::Open;
             }
             (Phase::Open, Method::ConnectionOpen(open)) => self.open(&open, out)?,
-            (_, Method::ConnectionUpdateSecret(_)) => {
-                let text = "connection.update-secret is not supported by this version of leveret";
-                return Err(Fault::new(NOT_IMPLEMENTED, text).of(id));
+            // As RabbitMQ with its own users: their passwords do not expire.
+            (Phase::Running, Method::ConnectionUpdateSecret(_)) => {
+                Method::from(ConnectionUpdateSecretOk {}).frame(0, out);
             }
             (_, other) => {
                 let text = format!("{} is not expected here", other.name());
@@ -228,16 +243,16 @@ impl Connection {
         self.capabilities = Capabilities::of(&ok.client_properties);
         let (name, password) = handshake::credentials(ok)?;
         let loopback = self.peer.ip().to_canonical().is_loopback();
-        let Err(error) = self.broker.authenticate(name, password, loopback) else {
-            self.user = name.to_vec();
+        let Err(error) = self.broker.authenticate(&name, &password, loopback) else {
+            self.user = name;
             Method::from(handshake::tune()).frame(0, out);
             self.phase = Phase::TuneOk;
             return Ok(());
         };
-        let name = String::from_utf8_lossy(name);
+        let name = String::from_utf8_lossy(&name);
         tracing::warn!(peer = %self.peer, user = %name, %error, "login refused");
         if self.capabilities.authentication_failure_close {
-            return Err(handshake::login_refused());
+            return Err(handshake::login_refused(&ok.mechanism));
         }
         self.phase = Phase::Refused;
         Ok(())
@@ -267,8 +282,8 @@ impl Connection {
         self.phase = Phase::Leaving;
     }
 
-    /// Takes a frame of a channel. `rest` is what lies behind it; returns how much of that it has
-    /// taken too.
+    /// Takes a frame of a channel, unless that would need memory there is not. `rest` is what lies
+    /// behind it; returns how much of that it has taken too.
     fn channel_frame(
         &mut self,
         frame: &Frame<'_>,
@@ -288,11 +303,8 @@ impl Connection {
             self.closed_channel_frame(frame, out);
             return Ok(0);
         }
-        if let Some(assembly) = &mut channel.assembly {
-            if assembly.frame(frame.kind, frame.payload, &self.user)? {
-                let assembly = channel.assembly.take().expect("just used");
-                self.publish(number, assembly.mandatory, assembly.message())?;
-            }
+        if channel.assembly.is_some() {
+            self.assemble(frame)?;
             return Ok(0);
         }
         if frame.kind != frame::METHOD {
@@ -300,58 +312,15 @@ impl Connection {
             return Err(Fault::new(UNEXPECTED_FRAME, text));
         }
         if is_publish(frame.payload) {
+            if self.full {
+                self.block(out);
+                return Ok(0);
+            }
             return self.publish_frame(number, frame.payload, rest);
         }
         let method = Method::decode(frame.payload)?;
         self.channel_method(number, method, out)?;
         Ok(0)
-    }
-
-    fn publish_frame(&mut self, number: u16, payload: &[u8], rest: &[u8]) -> Result<usize, Fault> {
-        let publish = PublishView::parse(payload)?;
-        if publish.immediate {
-            return Err(Fault::new(NOT_IMPLEMENTED, "immediate=true").of(PUBLISH));
-        }
-        if let Some(whole) = content::whole(rest, number, self.tuning.frame_max, &self.user) {
-            let (content, used) = whole?;
-            let message = Message {
-                envelope: publish.envelope,
-                properties: content.properties,
-                body: content.body,
-                persistent: content.persistent,
-            };
-            self.publish(number, publish.mandatory, message)?;
-            return Ok(used);
-        }
-        if let Some(channel) = self.channels.get_mut(&number) {
-            channel.assembly = Some(Assembly::new(&publish));
-        }
-        Ok(0)
-    }
-
-    /// Adds a whole message to the batch.
-    fn publish(&mut self, holder: u16, wanted: bool, message: Message<'_>) -> Result<(), Fault> {
-        let index = self.chunk.push(message).map_err(|error| {
-            Fault::new(crate::fault::PRECONDITION_FAILED, error.to_string()).of(PUBLISH)
-        })?;
-        if let Some(Command {
-            holder: same,
-            operation: Operation::Publish { first, count, mandatory },
-            ..
-        }) = self.commands.last_mut()
-            && *same == holder
-            && *mandatory == wanted
-            && *first + *count == index
-        {
-            *count += 1;
-        } else {
-            let publish = Operation::Publish { first: index, count: 1, mandatory: wanted };
-            self.command(holder, PUBLISH, publish);
-        }
-        if self.chunk.content_len() > BATCH_BYTES_MAX {
-            self.submit();
-        }
-        Ok(())
     }
 
     pub(crate) fn command(&mut self, holder: u16, method: (u16, u16), operation: Operation) {
@@ -374,6 +343,8 @@ impl Connection {
         self.channels.clear();
         self.consumers.clear();
         self.confirming.clear();
+        (self.unfinished, self.reported) = (0, 0);
+        self.blocked = false;
         fault.connection_close().frame(0, out);
         self.phase = Phase::Closing;
     }

@@ -6,15 +6,18 @@
 
 use leveret_amqp_wire::{ContentHeader, PublishView, frame};
 use leveret_model::limits::MESSAGE_BYTES_MAX;
-use leveret_model::properties::{self, Scan};
+use leveret_model::properties;
 use leveret_model::{FieldTable, Message};
 
-use crate::fault::{
-    FRAME_ERROR, Fault, NOT_IMPLEMENTED, PRECONDITION_FAILED, SYNTAX_ERROR, UNEXPECTED_FRAME,
-};
+use crate::fault::{FRAME_ERROR, Fault, PRECONDITION_FAILED, SYNTAX_ERROR, UNEXPECTED_FRAME};
 
 /// Class and method id of `basic.publish`.
 pub(crate) const PUBLISH: (u16, u16) = (60, 40);
+
+/// Where to reply if not to a queue.
+const DIRECT_REPLY: &[u8] = b"amq.rabbitmq.reply-to";
+/// The headers that name further routing keys.
+const ROUTES: [&[u8]; 2] = [b"CC", b"BCC"];
 
 /// A message whose frames have not all come.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(crate) struct Assembly {
 struct Header {
     properties: Vec<u8>,
     persistent: bool,
+    special: bool,
     /// Bytes of body to come.
     missing: usize,
 }
@@ -50,10 +54,11 @@ impl Assembly {
         match (&mut self.header, kind) {
             (None, frame::HEADER) => {
                 let header = ContentHeader::parse(payload)?;
-                let scan = check_header(&header, user)?;
+                let Checked { persistent, special } = check_header(&header, user)?;
                 self.header = Some(Header {
                     properties: header.properties.to_vec(),
-                    persistent: scan.is_persistent(),
+                    persistent,
+                    special,
                     // Within the limit on messages, just checked.
                     missing: header.body_size as usize,
                 });
@@ -81,6 +86,17 @@ impl Assembly {
             }
         }
         Ok(self.header.as_ref().is_some_and(|header| header.missing == 0))
+    }
+
+    /// Bytes of the message that have come.
+    pub(crate) fn held(&self) -> usize {
+        let properties = self.header.as_ref().map_or(0, |header| header.properties.len());
+        self.envelope.len() + properties + self.body.len()
+    }
+
+    /// Whether its properties ask for more than to be passed on, once they are known.
+    pub(crate) fn is_special(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.special)
     }
 
     /// The message, once it is whole.
@@ -121,12 +137,13 @@ pub(crate) fn whole<'a>(
         body = frame.payload;
         used += body_used;
     }
-    let content = |scan: Scan<'_>| Content {
+    let content = |Checked { persistent, special }| Content {
         properties: header.properties,
         body,
-        persistent: scan.is_persistent(),
+        persistent,
+        special,
     };
-    Some(check_header(&header, user).map(|scan| (content(scan), used)))
+    Some(check_header(&header, user).map(|checked| (content(checked), used)))
 }
 
 /// A message's content, borrowed from the read buffer.
@@ -134,9 +151,17 @@ pub(crate) struct Content<'a> {
     pub(crate) properties: &'a [u8],
     pub(crate) body: &'a [u8],
     pub(crate) persistent: bool,
+    /// Whether the properties ask for more than to be passed on.
+    pub(crate) special: bool,
 }
 
-fn check_header<'a>(header: &ContentHeader<'a>, user: &[u8]) -> Result<Scan<'a>, Fault> {
+/// What the properties of a message say that may be published.
+struct Checked {
+    persistent: bool,
+    special: bool,
+}
+
+fn check_header(header: &ContentHeader<'_>, user: &[u8]) -> Result<Checked, Fault> {
     if header.class != PUBLISH.0 {
         let text = format!(
             "expected content header for class 60, got one for class {} instead",
@@ -164,27 +189,33 @@ fn check_header<'a>(header: &ContentHeader<'a>, user: &[u8]) -> Result<Scan<'a>,
         let text = format!("user_id property set to '{id}' but authenticated user was '{user}'");
         return Err(Fault::new(PRECONDITION_FAILED, text).of(PUBLISH));
     }
-    if scan.expiration.is_some() {
-        return Err(not_built("message property 'expiration'"));
+    if let Some(text) = scan.expiration {
+        check_expiration(text)?;
     }
-    if let Some(headers) = scan.headers {
-        check_headers(headers)?;
-    }
-    Ok(scan)
+    let routed = match scan.headers {
+        Some(headers) => check_headers(headers)?,
+        None => false,
+    };
+    let special = routed
+        || scan.expiration.is_some()
+        || scan.priority.is_some_and(|priority| priority > 0)
+        || scan.reply_to == Some(DIRECT_REPLY);
+    Ok(Checked { persistent: scan.is_persistent(), special })
 }
 
-/// A table that consumers cannot read must not reach them, and one that asks for more than is
-/// built must not seem to be heeded.
-fn check_headers(headers: &[u8]) -> Result<(), Fault> {
-    let table = FieldTable::decode_content(headers)
-        .map_err(|error| Fault::new(SYNTAX_ERROR, error.to_string()).of(PUBLISH))?;
-    match ["CC", "BCC"].into_iter().find(|name| table.get(*name).is_some()) {
-        Some(name) => Err(not_built(&format!("message header '{name}'"))),
-        None => Ok(()),
-    }
+fn check_expiration(text: &[u8]) -> Result<(), Fault> {
+    let Err(error) = properties::expiration(text) else { return Ok(()) };
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text.to_owned(),
+        // As Erlang shows what is no UTF-8.
+        Err(_) => text.iter().copied().map(char::from).collect(),
+    };
+    let text = format!("invalid expiration '{text}': {error}");
+    Err(Fault::new(PRECONDITION_FAILED, text).of(PUBLISH))
 }
 
-fn not_built(what: &str) -> Fault {
-    let text = format!("{what} is not supported by this version of leveret");
-    Fault::new(NOT_IMPLEMENTED, text).of(PUBLISH)
+/// A table that consumers cannot read must not reach them. Says whether it names further routes.
+fn check_headers(headers: &[u8]) -> Result<bool, Fault> {
+    FieldTable::check_content(headers, &ROUTES)
+        .map_err(|error| Fault::new(SYNTAX_ERROR, error.to_string()).of(PUBLISH))
 }

@@ -1,21 +1,25 @@
 //! What the session is told, into bytes for the client.
 
+use std::borrow::Cow;
+
 use leveret_amqp_wire::method::{
     BasicCancel, BasicCancelOk, BasicConsumeOk, BasicGetEmpty, BasicGetOk, BasicQosOk,
-    BasicRecoverOk, BasicReturn, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk,
-    ExchangeDeclareOk, ExchangeDeleteOk, QueueBindOk, QueueDeclareOk, QueueDeleteOk, QueuePurgeOk,
-    QueueUnbindOk,
+    BasicRecoverOk, BasicReturn, ChannelOpenOk, ConfirmSelectOk, ConnectionCloseOk, ExchangeBindOk,
+    ExchangeDeclareOk, ExchangeDeleteOk, ExchangeUnbindOk, QueueBindOk, QueueDeclareOk,
+    QueueDeleteOk, QueuePurgeOk, QueueUnbindOk, TxCommitOk, TxRollbackOk, TxSelectOk,
 };
 use leveret_amqp_wire::publish::write_deliver;
 use leveret_amqp_wire::{DeliverPrefix, Method, write_content};
 use leveret_broker::engine::{Item, Outbound, Reply};
-use leveret_model::{Message, ShortString};
+use leveret_model::{Message, Properties, ShortString};
 
 use crate::confirm::Confirms;
 use crate::connection::{Connection, Phase};
 use crate::fault::Fault;
 
 const NO_ROUTE: u16 = 312;
+/// The header that says how often a message was given back.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 impl Connection {
     /// Encodes what the session is told. Call [`Connection::write_confirms`] after the last.
@@ -23,7 +27,9 @@ impl Connection {
         let frame_max = self.tuning.frame_max;
         let mut last: Option<(u64, &DeliverPrefix)> = None;
         for (index, item) in outbound.items.iter().enumerate() {
-            let Item::Deliver { redelivered, consumer, chunk, message, lease, .. } = *item else {
+            let Item::Deliver { redelivered, consumer, attempts: 0, chunk, message, lease, .. } =
+                *item
+            else {
                 // Anything else may change what a delivery needs.
                 self.tell_rest(outbound, index, out);
                 return;
@@ -55,23 +61,25 @@ impl Connection {
         let content = |chunk: u32, message: u32| outbound.chunks[chunk as usize].get(message);
         let frame_max = self.tuning.frame_max;
         match *item {
-            Item::Deliver { redelivered, consumer, chunk, message, lease, .. } => {
+            Item::Deliver { redelivered, consumer, attempts, chunk, message, lease, .. } => {
                 let Some(prefix) = self.consumers.get(&consumer) else { return };
                 let message = content(chunk, message);
                 write_deliver(out, prefix, lease, redelivered, message.envelope);
-                write_content(out, prefix.channel(), message.properties, message.body, frame_max);
+                let properties = counted(message.properties, attempts);
+                write_content(out, prefix.channel(), &properties, message.body, frame_max);
             }
             Item::Confirmed { holder, confirmed } => {
-                let channel = self.channels.get_mut(&holder);
-                if let Some(confirms) = channel.and_then(|channel| channel.confirms.as_mut()) {
+                if let Some(confirms) = self.confirms(holder) {
                     confirms.confirmed(confirmed);
-                    if self.confirming.last() != Some(&holder) {
-                        self.confirming.push(holder);
-                    }
+                }
+            }
+            Item::Rejected { holder, confirmed } => {
+                if let Some(confirms) = self.confirms(holder) {
+                    confirms.rejected(confirmed);
                 }
             }
             Item::Got { holder, .. } | Item::Returned { holder, .. } if !self.hears(holder) => {}
-            Item::Got { holder, redelivered, chunk, message, lease, left } => {
+            Item::Got { holder, redelivered, attempts, chunk, message, lease, left } => {
                 let message = content(chunk, message);
                 let (exchange, routing_key) = names(&message);
                 let method = BasicGetOk {
@@ -82,7 +90,8 @@ impl Connection {
                     message_count: left,
                 };
                 Method::from(method).frame(holder, out);
-                write_content(out, holder, message.properties, message.body, frame_max);
+                let properties = counted(message.properties, attempts);
+                write_content(out, holder, &properties, message.body, frame_max);
             }
             Item::Returned { holder, chunk, message } => {
                 let message = content(chunk, message);
@@ -95,6 +104,15 @@ impl Connection {
             }
             Item::Reply { holder, ref reply } => self.tell_reply(holder, reply, out),
         }
+    }
+
+    /// The confirms of a channel, to be written after what else is told.
+    fn confirms(&mut self, holder: u16) -> Option<&mut Confirms> {
+        let confirms = self.channels.get_mut(&holder)?.confirms.as_mut()?;
+        if self.confirming.last() != Some(&holder) {
+            self.confirming.push(holder);
+        }
+        Some(confirms)
     }
 
     /// Writes the confirms that were told, as few as possible.
@@ -126,6 +144,9 @@ impl Connection {
                 }
                 ConfirmSelectOk {}.into()
             }
+            Reply::TransactionsSelected => TxSelectOk {}.into(),
+            Reply::Committed => TxCommitOk {}.into(),
+            Reply::RolledBack => TxRollbackOk {}.into(),
             Reply::PrefetchSet => BasicQosOk {}.into(),
             Reply::Recovered => BasicRecoverOk {}.into(),
             Reply::ExchangeDeclared => ExchangeDeclareOk {}.into(),
@@ -138,6 +159,8 @@ impl Connection {
             Reply::QueuePurged(message_count) => QueuePurgeOk { message_count }.into(),
             Reply::Bound => QueueBindOk {}.into(),
             Reply::Unbound => QueueUnbindOk {}.into(),
+            Reply::ExchangeBound => ExchangeBindOk {}.into(),
+            Reply::ExchangeUnbound => ExchangeUnbindOk {}.into(),
             Reply::Consuming { consumer, tag, reply } => {
                 self.consumers.insert(consumer, DeliverPrefix::new(holder, &tag));
                 if !reply {
@@ -176,4 +199,21 @@ impl Connection {
 fn names(message: &Message<'_>) -> (ShortString, ShortString) {
     let name = |name: &[u8]| ShortString::try_from(name).unwrap_or_default();
     (name(message.exchange()), name(message.routing_key()))
+}
+
+/// A message's properties, with how often it was given back before if it was.
+fn counted(properties: &[u8], attempts: u16) -> Cow<'_, [u8]> {
+    if attempts == 0 {
+        return Cow::Borrowed(properties);
+    }
+    let Ok(mut decoded) = Properties::decode(properties) else {
+        // Checked when it was published; what cannot be read is passed on as it is.
+        return Cow::Borrowed(properties);
+    };
+    let headers = decoded.headers.get_or_insert_default();
+    while headers.remove(DELIVERY_COUNT).is_some() {}
+    headers.insert(ShortString::from_static(DELIVERY_COUNT), i64::from(attempts));
+    let mut encoded = Vec::with_capacity(properties.len() + 32);
+    decoded.encode(&mut encoded);
+    Cow::Owned(encoded)
 }

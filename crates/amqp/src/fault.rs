@@ -3,6 +3,7 @@
 use leveret_amqp_wire::method::{ChannelClose, ConnectionClose};
 use leveret_amqp_wire::{DecodeError, FrameError, Method};
 use leveret_broker::engine::Refusal;
+use leveret_broker::engine::refusal::Class;
 use leveret_model::ShortString;
 use leveret_model::limits::SHORT_STRING_BYTES_MAX;
 
@@ -20,6 +21,7 @@ pub(crate) const SYNTAX_ERROR: Code = Code(502, "SYNTAX_ERROR");
 pub(crate) const COMMAND_INVALID: Code = Code(503, "COMMAND_INVALID");
 pub(crate) const CHANNEL_ERROR: Code = Code(504, "CHANNEL_ERROR");
 pub(crate) const UNEXPECTED_FRAME: Code = Code(505, "UNEXPECTED_FRAME");
+pub(crate) const RESOURCE_ERROR: Code = Code(506, "RESOURCE_ERROR");
 pub(crate) const NOT_ALLOWED: Code = Code(530, "NOT_ALLOWED");
 pub(crate) const NOT_IMPLEMENTED: Code = Code(540, "NOT_IMPLEMENTED");
 
@@ -73,24 +75,14 @@ impl Fault {
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        use Refusal::*;
-        let code = match &refusal {
-            NoExchange(..) | NoQueue(..) | NoDeclaredQueue => NOT_FOUND,
-            Locked(..) => RESOURCE_LOCKED,
-            Inequivalent { .. }
-            | InvalidArgument { .. }
-            | UnknownExchangeType(..)
-            | InUse(..)
-            | NotEmpty(..)
-            | UnknownLease(..) => PRECONDITION_FAILED,
-            ReservedName { .. }
-            | DefaultExchange
-            | SystemExchange(..)
-            | InternalExchange(..)
-            | ExclusiveUse(..) => ACCESS_REFUSED,
-            ReusedTag(..) => NOT_ALLOWED,
-            NotBuilt(..) => NOT_IMPLEMENTED,
-            AlreadyOpen => CHANNEL_ERROR,
+        let code = match refusal.class() {
+            Class::NotFound => NOT_FOUND,
+            Class::Locked => RESOURCE_LOCKED,
+            Class::Precondition => PRECONDITION_FAILED,
+            Class::Refused => ACCESS_REFUSED,
+            Class::NotAllowed => NOT_ALLOWED,
+            Class::NotImplemented => NOT_IMPLEMENTED,
+            Class::Sequence => CHANNEL_ERROR,
         };
         Fault::new(code, refusal.to_string())
     }

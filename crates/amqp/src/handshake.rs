@@ -31,29 +31,36 @@ impl Default for Tuning {
 pub(crate) struct Capabilities {
     pub(crate) consumer_cancel_notify: bool,
     pub(crate) authentication_failure_close: bool,
+    pub(crate) connection_blocked: bool,
 }
 
 pub(crate) fn start() -> ConnectionStart {
     let text = |text: &str| FieldValue::LongString(text.as_bytes().to_vec());
     let capabilities = table([
         ("publisher_confirms", FieldValue::Bool(true)),
+        ("exchange_exchange_bindings", FieldValue::Bool(true)),
         ("basic.nack", FieldValue::Bool(true)),
         ("consumer_cancel_notify", FieldValue::Bool(true)),
-        ("per_consumer_qos", FieldValue::Bool(true)),
+        ("connection.blocked", FieldValue::Bool(true)),
+        ("consumer_priorities", FieldValue::Bool(true)),
         ("authentication_failure_close", FieldValue::Bool(true)),
+        ("per_consumer_qos", FieldValue::Bool(true)),
+        ("direct_reply_to", FieldValue::Bool(true)),
     ]);
     ConnectionStart {
         version_major: 0,
         version_minor: 9,
         server_properties: table([
             ("capabilities", FieldValue::Table(capabilities)),
+            ("cluster_name", text("leveret")),
+            ("copyright", text("Copyright (c) 2026 the leveret authors")),
+            ("information", text("leveret, a message broker that speaks RabbitMQ's AMQP 0-9-1")),
+            ("platform", text("leveret")),
             ("product", text("RabbitMQ")),
             ("version", text(RABBITMQ_VERSION)),
-            ("platform", text("leveret")),
             ("leveret_version", text(env!("CARGO_PKG_VERSION"))),
-            ("information", text("leveret, a message broker that speaks RabbitMQ's AMQP 0-9-1")),
         ]),
-        mechanisms: b"PLAIN".to_vec(),
+        mechanisms: b"PLAIN AMQPLAIN".to_vec(),
         locales: b"en_US".to_vec(),
     }
 }
@@ -75,30 +82,55 @@ impl Capabilities {
         Capabilities {
             consumer_cancel_notify: has("consumer_cancel_notify"),
             authentication_failure_close: has("authentication_failure_close"),
+            connection_blocked: has("connection.blocked"),
         }
     }
 }
 
-/// The name and the password of a PLAIN response (RFC 4616): `authzid NUL name NUL password`.
-pub(crate) fn credentials(start_ok: &ConnectionStartOk) -> Result<(&[u8], &[u8]), Fault> {
-    if start_ok.mechanism.as_bytes() != b"PLAIN" {
-        let text = format!("unknown authentication mechanism '{}'", start_ok.mechanism);
-        return Err(Fault::new(COMMAND_INVALID, text).of(ConnectionStartOk::ID));
-    }
-    let mut parts = start_ok.response.splitn(3, |byte| *byte == 0);
+/// The name and the password that a client logs in with.
+pub(crate) fn credentials(start_ok: &ConnectionStartOk) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    let response = &start_ok.response;
+    let credentials = match start_ok.mechanism.as_bytes() {
+        b"PLAIN" => plain(response),
+        b"AMQPLAIN" => amqplain(response),
+        _ => {
+            let text = format!("unknown authentication mechanism '{}'", start_ok.mechanism);
+            Err(Fault::new(COMMAND_INVALID, text))
+        }
+    };
+    credentials.map_err(|fault| fault.of(ConnectionStartOk::ID))
+}
+
+/// RFC 4616: `authzid NUL name NUL password`.
+fn plain(response: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    let mut parts = response.splitn(3, |byte| *byte == 0);
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(_), Some(name), Some(password)) => Ok((name, password)),
-        _ => Err(Fault::new(SYNTAX_ERROR, "response auth field does not hold a name and password")
-            .of(ConnectionStartOk::ID)),
+        (Some(_), Some(name), Some(password)) => Ok((name.to_vec(), password.to_vec())),
+        _ => Err(Fault::new(SYNTAX_ERROR, "response auth field does not hold a name and password")),
     }
 }
 
-pub(crate) fn login_refused() -> Fault {
-    Fault::new(
-        ACCESS_REFUSED,
-        "Login was refused using authentication mechanism PLAIN. For details see the broker \
-         logfile.",
-    )
+/// AMQP 0-8's own: a field table without its length. RabbitMQ's texts show it, password and all.
+fn amqplain(response: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    let fault = |problem: &str| Fault::new(SYNTAX_ERROR, format!("AMQPLAIN auth info {problem}"));
+    let table = FieldTable::decode_content(response)
+        .map_err(|error| fault(&format!("invalid: {error}")))?;
+    let (Some(name), Some(password)) = (table.get("LOGIN"), table.get("PASSWORD")) else {
+        return Err(fault("is missing LOGIN or PASSWORD field"));
+    };
+    match (name.as_long_string(), password.as_long_string()) {
+        (Some(name), Some(password)) => Ok((name.to_vec(), password.to_vec())),
+        _ => Err(fault("uses unsupported type for LOGIN or PASSWORD field")),
+    }
+}
+
+/// The broker's log says why.
+pub(crate) fn login_refused(mechanism: &ShortString) -> Fault {
+    let text = format!(
+        "Login was refused using authentication mechanism {mechanism}. For details see the broker \
+         logfile."
+    );
+    Fault::new(ACCESS_REFUSED, text)
 }
 
 pub(crate) fn tune() -> ConnectionTune {

@@ -7,9 +7,11 @@
 //! - `serve`: sockets, timers and buffers; all the I/O there is
 //! - `connection`: the protocol's state, from bytes to commands; `handshake`: its beginning
 //! - `channel`: the life of a channel
-//! - `content`: putting published messages together; `operation`: methods into commands
+//! - `publish`: messages from the client; `content`: putting them together
+//! - `operation`: other methods into commands
 //! - `encode`: what the session is told, into bytes; `confirm`: coalescing publisher confirms
 //! - `fault`: errors, their codes and what they close
+//! - `fuzzing`: clients that do anything, for tests
 
 mod channel;
 mod confirm;
@@ -17,8 +19,12 @@ mod connection;
 mod content;
 mod encode;
 mod fault;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod operation;
+mod publish;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 
 use leveret_amqp_wire::Method;
 use leveret_amqp_wire::method::{AccessRequestOk, ChannelFlowOk};
-use leveret_broker::engine::{Operation, Outcome, command};
+use leveret_broker::engine::command::{self, Destination};
+use leveret_broker::engine::{Operation, Outcome};
 use leveret_model::ShortString;
 
 use crate::fault::{COMMAND_INVALID, Fault, NOT_IMPLEMENTED};
@@ -46,15 +47,15 @@ pub(crate) fn meaning(method: Method) -> Result<Meaning, Fault> {
             reply: !m.no_wait,
         })),
         Method::QueueBind(m) => Operation::Bind(Box::new(command::Binding {
-            queue: clean(m.queue),
-            exchange: clean(m.exchange),
+            destination: Destination::Queue(clean(m.queue)),
+            source: clean(m.exchange),
             routing_key: m.routing_key,
             arguments: m.arguments,
             reply: !m.no_wait,
         })),
         Method::QueueUnbind(m) => Operation::Unbind(Box::new(command::Binding {
-            queue: clean(m.queue),
-            exchange: clean(m.exchange),
+            destination: Destination::Queue(clean(m.queue)),
+            source: clean(m.exchange),
             routing_key: m.routing_key,
             arguments: m.arguments,
             reply: true,
@@ -66,7 +67,24 @@ pub(crate) fn meaning(method: Method) -> Result<Meaning, Fault> {
             if_empty: m.if_empty,
             reply: !m.no_wait,
         },
+        Method::ExchangeBind(m) => Operation::Bind(Box::new(command::Binding {
+            destination: Destination::Exchange(clean(m.destination)),
+            source: clean(m.source),
+            routing_key: m.routing_key,
+            arguments: m.arguments,
+            reply: !m.no_wait,
+        })),
+        Method::ExchangeUnbind(m) => Operation::Unbind(Box::new(command::Binding {
+            destination: Destination::Exchange(clean(m.destination)),
+            source: clean(m.source),
+            routing_key: m.routing_key,
+            arguments: m.arguments,
+            reply: !m.no_wait,
+        })),
         Method::ConfirmSelect(m) => Operation::SelectConfirms { reply: !m.no_wait },
+        Method::TxSelect(_) => Operation::SelectTransactions,
+        Method::TxCommit(_) => Operation::Commit,
+        Method::TxRollback(_) => Operation::Rollback,
         other => return basic(other).map_err(|fault| fault.of(id)),
     };
     Ok(Meaning::Command(operation))
@@ -114,7 +132,7 @@ fn basic(method: Method) -> Result<Meaning, Fault> {
     Ok(Meaning::Command(operation))
 }
 
-/// Methods that are answered at once, and those that are not built.
+/// Methods that are answered at once, and those that clients do not send.
 fn rest(method: &Method) -> Result<Meaning, Fault> {
     match method {
         Method::ChannelFlow(m) if m.active => {
@@ -123,14 +141,6 @@ fn rest(method: &Method) -> Result<Meaning, Fault> {
         Method::ChannelFlow(_) => Err(Fault::new(NOT_IMPLEMENTED, "active=false")),
         // RabbitMQ answers it too; tickets mean nothing since AMQP 0-9-1.
         Method::AccessRequest(_) => Ok(Meaning::Answer(AccessRequestOk { ticket: 1 }.into())),
-        Method::TxSelect(_)
-        | Method::TxCommit(_)
-        | Method::TxRollback(_)
-        | Method::ExchangeBind(_)
-        | Method::ExchangeUnbind(_) => Err(Fault::new(
-            NOT_IMPLEMENTED,
-            format!("{} is not supported by this version of leveret", method.name()),
-        )),
         other => Err(Fault::new(
             COMMAND_INVALID,
             format!("{} is not for a client to send on a channel", other.name()),

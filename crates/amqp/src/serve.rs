@@ -62,6 +62,7 @@ pub async fn serve<S>(
         stream,
         connection: Connection::new(broker, peer),
         unread: Vec::new(),
+        kept: false,
         unwritten: Vec::new(),
         written: 0,
         taken: 0,
@@ -87,8 +88,10 @@ pub async fn serve<S>(
 struct Driver<S> {
     stream: S,
     connection: Connection,
-    /// The start of a frame whose rest has not come.
+    /// The start of a frame whose rest has not come, or what was not taken for want of memory.
     unread: Vec<u8>,
+    /// Whether `unread` is to be taken again without more.
+    kept: bool,
     /// What the socket has not taken, from `written` on.
     unwritten: Vec<u8>,
     written: usize,
@@ -214,6 +217,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.received |= self.sent;
             return Poll::Pending;
         }
+        if self.connection.blocked {
+            // Silence means nothing while nothing is read; that it takes nothing still does.
+            self.received |= self.unwritten.is_empty() || self.sent;
+            if let Some(session) = session {
+                ready!(session.poll_memory(cx));
+            }
+            self.connection.unblock(&mut self.unwritten);
+            return Poll::Ready(Ok(()));
+        }
         if let Some(session) = session {
             if session.poll_room(cx).is_pending() {
                 self.received = true;
@@ -231,10 +243,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let start = self.unread.len();
         buffers.input[..start].copy_from_slice(&self.unread);
         let end = buffers.input.len().min(start + READ_BYTES_MAX);
+        let kept = std::mem::take(&mut self.kept);
         let mut space = ReadBuf::new(&mut buffers.input[start..end]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        if !kept {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        }
         let read = space.filled().len();
-        if read == 0 {
+        if read == 0 && !kept {
             let expected =
                 matches!(self.connection.phase, Phase::Leaving | Phase::Closing | Phase::Refused);
             self.connection.phase = Phase::Closed;
@@ -249,6 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let input = &buffers.input[..start + read];
         let mut output = std::mem::take(&mut buffers.output);
         let used = self.connection.receive(input, &mut output);
+        self.kept = self.connection.blocked;
         self.unread.clear();
         self.unread.extend_from_slice(&input[used..]);
         if self.unread.is_empty() && self.unread.capacity() > 0 {

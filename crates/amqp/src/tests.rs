@@ -1,24 +1,36 @@
 //! A connection driven without a socket, on a real broker.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use leveret_amqp_wire::content::{write_body, write_header};
 use leveret_amqp_wire::method::{
     BasicAck, BasicGet, BasicPublish, ChannelOpen, ConnectionOpen, ConnectionStartOk,
     ConnectionTuneOk, QueueDeclare,
 };
 use leveret_amqp_wire::{ContentHeader, Method, frame, write_content};
+use leveret_broker::engine::{Item, Outbound};
 use leveret_broker::{Broker, Options, User};
-use leveret_model::ShortString;
 use leveret_model::limits::{BATCH_BYTES_MAX, CHANNEL_MAX, FRAME_MAX_BYTES};
+use leveret_model::{FieldTable, SessionId, ShortString};
+use tempfile::TempDir;
 
 use crate::connection::{Connection, Phase};
+
+mod blocking;
+mod closing;
+mod publishing;
+mod random;
+mod starting;
+mod telling;
 
 /// A client that has opened channel 1 and queue `q`.
 struct Client {
     connection: Connection,
     broker: Broker,
-    _directory: tempfile::TempDir,
+    _directory: Rc<TempDir>,
 }
 
 /// What the client is told: a method, or a body.
@@ -30,24 +42,39 @@ enum Told {
 
 impl Client {
     fn new() -> Self {
+        Self::with_memory(usize::MAX)
+    }
+
+    /// On a broker whose messages may take that many bytes.
+    fn with_memory(memory_max: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let user = User { name: "u".into(), password: "p".into(), loopback_only: true };
-        let options = Options { data_dir: directory.path().to_owned(), users: vec![user] };
-        let broker = Broker::open(options).unwrap();
+        let data_dir = directory.path().to_owned();
+        let broker = Broker::open(Options { data_dir, users: vec![user], memory_max }).unwrap();
+        Client::start(broker, Rc::new(directory), ConnectionStartOk::default())
+    }
+
+    /// Another one on the same broker, with everything that `start_ok` says but the login.
+    fn another(&self, start_ok: ConnectionStartOk) -> Self {
+        Client::start(self.broker.clone(), Rc::clone(&self._directory), start_ok)
+    }
+
+    fn start(broker: Broker, directory: Rc<TempDir>, start_ok: ConnectionStartOk) -> Self {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let connection = Connection::new(broker.clone(), peer);
         let mut client = Client { connection, broker, _directory: directory };
         client.send(&frame::PROTOCOL_HEADER);
         let mechanism = ShortString::from_static("PLAIN");
         let response = b"\0u\0p".to_vec();
-        client.say(0, ConnectionStartOk { mechanism, response, ..Default::default() });
+        client.say(0, ConnectionStartOk { mechanism, response, ..start_ok });
         let (channel_max, frame_max) = (CHANNEL_MAX, FRAME_MAX_BYTES);
         client.say(0, ConnectionTuneOk { channel_max, frame_max, heartbeat: 0 });
         let virtual_host = ShortString::from_static("/");
         client.say(0, ConnectionOpen { virtual_host, ..Default::default() });
         client.say(1, ChannelOpen::default());
-        client.say(1, QueueDeclare { queue: ShortString::from_static("q"), ..Default::default() });
-        assert_eq!(client.connection.phase, Phase::Running);
+        let queue = ShortString::from_static("q");
+        let told = client.say(1, QueueDeclare { queue, ..Default::default() });
+        assert!(matches!(told[..], [Told::Method(Method::QueueDeclareOk(_))]), "{told:?}");
         client
     }
 
@@ -55,6 +82,11 @@ impl Client {
     fn send(&mut self, input: &[u8]) -> Vec<Told> {
         let mut out = Vec::new();
         assert_eq!(self.connection.receive(input, &mut out), input.len());
+        self.listen(out)
+    }
+
+    /// What the session is told, behind what was said already.
+    fn listen(&mut self, mut out: Vec<u8>) -> Vec<Told> {
         let mut told = Vec::new();
         let mut context = Context::from_waker(Waker::noop());
         while let Some(session) = &self.connection.session
@@ -68,11 +100,60 @@ impl Client {
         parsed(&out)
     }
 
+    /// Sends a method; the answers, which may have to wait for the disk.
     fn say(&mut self, channel: u16, method: impl Into<Method>) -> Vec<Told> {
-        let mut bytes = Vec::new();
-        method.into().frame(channel, &mut bytes);
-        self.send(&bytes)
+        let method = method.into();
+        let wait = method.expects_reply();
+        let mut told = self.send(&framed(channel, method));
+        let start = Instant::now();
+        while told.is_empty() && wait && start.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+            told = self.listen(Vec::new());
+        }
+        told
     }
+
+    /// Tells the client what the engine might.
+    fn tell(&mut self, items: Vec<Item>) -> Vec<Told> {
+        let mut out = Vec::new();
+        self.connection.tell(&Outbound::of(SessionId(0), items), &mut out);
+        self.connection.write_confirms(&mut out);
+        parsed(&out)
+    }
+}
+
+fn framed(channel: u16, method: impl Into<Method>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    method.into().frame(channel, &mut bytes);
+    bytes
+}
+
+/// A message for queue `q`.
+fn message(channel: u16, properties: &[u8], body: &[u8]) -> Vec<u8> {
+    let routing_key = ShortString::from_static("q");
+    let mut bytes = framed(channel, BasicPublish { routing_key, ..Default::default() });
+    write_content(&mut bytes, channel, properties, body, FRAME_MAX_BYTES);
+    bytes
+}
+
+/// All of a message for queue `q` but the last `missing` bytes of its body.
+fn unfinished(channel: u16, body: &[u8], missing: u64) -> Vec<u8> {
+    let routing_key = ShortString::from_static("q");
+    let mut bytes = framed(channel, BasicPublish { routing_key, ..Default::default() });
+    write_header(&mut bytes, channel, &[0, 0], body.len() as u64 + missing);
+    for piece in body.chunks(FRAME_MAX_BYTES as usize - 8) {
+        write_body(&mut bytes, channel, piece);
+    }
+    bytes
+}
+
+/// Client properties with these capabilities.
+fn capable<const N: usize>(names: [&'static str; N]) -> ConnectionStartOk {
+    let capabilities = names.map(|name| (ShortString::from_static(name), true.into()));
+    let mut client_properties = FieldTable::new();
+    let name = ShortString::from_static("capabilities");
+    client_properties.insert(name, FieldTable::from_iter(capabilities));
+    ConnectionStartOk { client_properties, ..Default::default() }
 }
 
 fn parsed(mut input: &[u8]) -> Vec<Told> {

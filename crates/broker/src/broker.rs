@@ -1,18 +1,21 @@
 //! Opening, using and closing a broker.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use leveret_engine::{Engine, QueueStatus};
-use leveret_model::{Lsn, SessionId};
+use leveret_engine::{Batch, Engine, QueueStatus};
+use leveret_model::{Chunk, Lsn, SessionId};
 use leveret_storage::{Log, LogOptions, ReplayError};
 
 pub use leveret_storage::OpenError;
 
+use crate::clock::Clock;
 use crate::combiner::Combiner;
-use crate::core::Core;
+use crate::core::{Core, TICK};
+use crate::memory::{Budget, Memory};
 use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -26,18 +29,22 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Who may connect.
     pub users: Vec<User>,
+    /// How much the messages in it may take before nobody may publish more, in bytes.
+    pub memory_max: usize,
 }
 
 /// A running broker. Clones are the same one.
 #[derive(Clone)]
 pub struct Broker {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
     pub(crate) combiner: Combiner,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) clock: Arc<Clock>,
     users: Vec<User>,
     next_session: AtomicU64,
 }
@@ -65,18 +72,34 @@ impl Broker {
             &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
             Box::new(on_durable),
         )?;
-        engine.restored();
+        let (clock, budget) = (Arc::<Clock>::default(), Arc::new(Budget::new(options.memory_max)));
+        engine.restored(clock.now());
         log.pin(&engine.addresses().collect::<Vec<_>>());
         progress.became_durable(log.durable());
-        let core = Core::new(engine, log, Arc::clone(&waiters), Arc::clone(&progress));
+        let core = Core::new(
+            engine,
+            log,
+            Arc::clone(&waiters),
+            Arc::clone(&progress),
+            Arc::clone(&budget),
+            Arc::clone(&clock),
+        );
         let shared = Shared {
             combiner: Combiner::new(core),
             waiters,
             progress,
+            budget,
+            clock,
             users: options.users,
-            next_session: AtomicU64::new(1),
+            next_session: AtomicU64::new(TICK.0 + 1),
         };
-        Ok(Broker { shared: Arc::new(shared) })
+        let shared = Arc::new(shared);
+        shared.start_clock().map_err(|source| OpenError::Io {
+            action: "start the clock thread of",
+            path: options.data_dir,
+            source,
+        })?;
+        Ok(Broker { shared })
     }
 
     /// Whether this user may connect with this password, from this machine or from elsewhere.
@@ -103,11 +126,20 @@ impl Broker {
         let id = SessionId(self.shared.next_session.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::default());
         let connected = self.shared.combiner.with(|core| {
-            core.outboxes.insert(id, Arc::clone(&outbox));
-            core.engine.connect(id, vhost)
+            let connected = core.engine.connect(id, vhost);
+            if connected {
+                core.outboxes.insert(id, Arc::clone(&outbox));
+            }
+            connected
         });
-        let session = Session::new(id, outbox, Arc::clone(&self.shared));
-        connected.then_some(session)
+        connected.then(|| Session::new(id, outbox, Arc::clone(&self.shared)))
+    }
+
+    /// Whether there is a virtual host of that name.
+    #[must_use]
+    pub fn has_vhost(&self, name: &[u8]) -> bool {
+        // A session can be started in every one, and nowhere else.
+        self.connect(name).is_some()
     }
 
     /// The queues there are.
@@ -116,13 +148,41 @@ impl Broker {
         self.shared.combiner.with(|core| core.engine.queues().collect())
     }
 
+    /// What the messages in it take, and may take.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.shared.budget.memory()
+    }
+
     /// Makes everything durable that was submitted, and gives up the data directory. What is
     /// submitted afterwards is dropped.
     pub fn close(&self) {
+        self.shared.clock.close();
+        self.shared.clock.join();
         let log = self.shared.combiner.with(Core::take_log);
         if let Some(log) = log {
             log.close();
         }
+    }
+}
+
+impl Shared {
+    /// Has the engine run when its deadline comes, for as long as somebody has the broker.
+    fn start_clock(self: &Arc<Self>) -> io::Result<()> {
+        let broker = Arc::downgrade(self);
+        self.clock.start(move || {
+            if let Some(shared) = broker.upgrade() {
+                let (chunk, commands) = (Chunk::default(), Vec::new());
+                shared.combiner.submit(Batch { session: TICK, chunk, commands });
+            }
+        })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Not joined: it may be this very thread.
+        self.clock.close();
     }
 }
 

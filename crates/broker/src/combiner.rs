@@ -4,22 +4,25 @@
 //! runs it too. So a batch rarely waits for another thread to wake up, and the engine's state
 //! stays in one core's cache while it is busy.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 
 use leveret_engine::Batch;
 use leveret_model::limits::INBOX_BATCHES_MAX;
 
 use crate::core::Core;
+use crate::memory::Budget;
 
 pub(crate) struct Combiner {
     core: Mutex<Core>,
     inbox: Mutex<Vec<Batch>>,
+    budget: Arc<Budget>,
 }
 
 impl Combiner {
     pub(crate) fn new(core: Core) -> Self {
-        Combiner { core: Mutex::new(core), inbox: Mutex::default() }
+        let budget = Arc::clone(&core.budget);
+        Combiner { core: Mutex::new(core), inbox: Mutex::default(), budget }
     }
 
     /// Has a batch run: by this thread, or by the one that runs others at this moment. Batches of
@@ -45,7 +48,7 @@ impl Combiner {
         self.drain(&mut core, &mut wakers);
         let result = f(&mut core);
         drop(core);
-        wakers.into_iter().for_each(Waker::wake);
+        self.wake(&mut wakers);
         // What was left in the inbox meanwhile is left to this thread.
         self.run_inbox();
         result
@@ -59,8 +62,14 @@ impl Combiner {
             let Some(mut core) = self.try_core() else { return };
             self.drain(&mut core, &mut wakers);
             drop(core);
-            wakers.drain(..).for_each(Waker::wake);
+            self.wake(&mut wakers);
         }
+    }
+
+    /// Wakes who waits for what has been run, now that no lock is held.
+    fn wake(&self, wakers: &mut Vec<Waker>) {
+        wakers.drain(..).for_each(Waker::wake);
+        self.budget.review();
     }
 
     /// Runs what is in the inbox at this moment. What comes meanwhile is for the next round, after

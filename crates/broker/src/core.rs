@@ -8,9 +8,14 @@ use leveret_model::{Lsn, SessionId};
 use leveret_storage::{Log, Slot};
 use rustc_hash::FxHashMap;
 
+use crate::clock::Clock;
+use crate::memory::Budget;
 use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::waiters::Waiters;
+
+/// Whose batches are ticks: nobody's. They are empty, and there only for the time to be noticed.
+pub(crate) const TICK: SessionId = SessionId(0);
 
 /// What may only be touched by one thread at a time.
 pub(crate) struct Core {
@@ -20,6 +25,8 @@ pub(crate) struct Core {
     log: Option<Log>,
     waiters: Arc<Waiters>,
     progress: Arc<Progress>,
+    pub(crate) budget: Arc<Budget>,
+    clock: Arc<Clock>,
 }
 
 impl Core {
@@ -28,9 +35,13 @@ impl Core {
         log: Log,
         waiters: Arc<Waiters>,
         progress: Arc<Progress>,
+        budget: Arc<Budget>,
+        clock: Arc<Clock>,
     ) -> Self {
         let (outboxes, effects) = (FxHashMap::default(), Effects::default());
-        Core { engine, outboxes, effects, log: Some(log), waiters, progress }
+        budget.set_engine(engine.memory());
+        clock.stepped(engine.deadline());
+        Core { engine, outboxes, effects, log: Some(log), waiters, progress, budget, clock }
     }
 
     /// The log, to be closed; whatever is submitted afterwards is dropped.
@@ -41,7 +52,7 @@ impl Core {
     /// Runs a batch. Adds to `wakers` whom to wake when no lock is held any more.
     pub(crate) fn run(&mut self, batch: Batch, wakers: &mut Vec<Waker>) {
         let Some(log) = &self.log else { return };
-        let _whole = WholeOrNothing;
+        let _whole = WholeOrNothing { panicking: std::thread::panicking() };
         let effects = &mut self.effects;
         let mut slot = log.reserve();
         if slot.new_segment() {
@@ -49,7 +60,13 @@ impl Core {
             self.progress.appended(slot.position());
         }
         let session = batch.session;
-        self.engine.step(batch, slot.position(), effects);
+        self.engine.step(batch, self.clock.now(), slot.position(), effects);
+        self.budget.set_engine(self.engine.memory());
+        if session == TICK {
+            self.clock.ticked(self.engine.deadline());
+        } else {
+            self.clock.stepped(self.engine.deadline());
+        }
         if std::mem::take(&mut effects.congested)
             && let Some(outbox) = self.outboxes.get(&session)
         {
@@ -91,11 +108,14 @@ impl Core {
 
 /// Ends the process if the engine panics: its state, and what it had half written for the log,
 /// would be wrong for everyone from then on. A restart reads what is right.
-struct WholeOrNothing;
+struct WholeOrNothing {
+    /// Whether the thread was unwinding already, for a reason of its own.
+    panicking: bool,
+}
 
 impl Drop for WholeOrNothing {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !self.panicking {
             tracing::error!("a defect in the engine: the broker stops here, and can be restarted");
             std::process::abort();
         }

@@ -3,11 +3,14 @@
 //! A front door opens a [`Session`] for each connection, submits batches of commands and polls for
 //! what it is told. Whichever thread brings a batch runs the engine (see `combiner`); what the
 //! engine wants written goes to the log, what it wants told goes to the sessions' outboxes, some of
-//! it only once the log is durable (see `waiters`).
+//! it only once the log is durable (see `waiters`). If only time passes, a thread brings batches of
+//! nothing (see `clock`); if messages take too much memory, publishers wait (see `memory`).
 
 mod broker;
+mod clock;
 mod combiner;
 mod core;
+mod memory;
 mod outbox;
 mod progress;
 mod session;
@@ -15,6 +18,7 @@ mod users;
 mod waiters;
 
 pub use broker::{Broker, OpenError, Options};
+pub use memory::Memory;
 pub use session::Session;
 pub use users::{LoginError, User};
 

@@ -1,6 +1,7 @@
 //! A front door's end of a session.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use leveret_engine::{Batch, Command, Operation, Outbound, Token};
@@ -15,11 +16,13 @@ pub struct Session {
     id: SessionId,
     outbox: Arc<Outbox>,
     shared: Arc<Shared>,
+    /// Bytes of bodies that are not whole yet.
+    unfinished: AtomicUsize,
 }
 
 impl Session {
     pub(crate) fn new(id: SessionId, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Self {
-        Session { id, outbox, shared }
+        Session { id, outbox, shared, unfinished: AtomicUsize::new(0) }
     }
 
     /// Has commands carried out, in order. `chunk` holds the messages that they publish.
@@ -51,10 +54,34 @@ impl Session {
         let full = || self.shared.progress.backlog() > LOG_BACKLOG_BYTES_MAX;
         self.shared.waiters.poll_room(cx, full)
     }
+
+    /// Whether messages take more memory than they may: nothing more should be published.
+    #[must_use]
+    pub fn memory_full(&self) -> bool {
+        self.shared.budget.full(self.id, self.unfinished.load(Ordering::Relaxed))
+    }
+
+    /// Ready when publishing may go on after [`Session::memory_full`].
+    pub fn poll_memory(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.budget.poll(cx, self.id, self.unfinished.load(Ordering::Relaxed))
+    }
+
+    /// Says how many bytes of bodies that are not whole yet the connection holds. They count as
+    /// the broker's memory.
+    pub fn set_unfinished(&self, bytes: usize) {
+        let before = self.unfinished.load(Ordering::Relaxed);
+        // Most often there are none, before and after.
+        if bytes != before {
+            let before = self.unfinished.swap(bytes, Ordering::Relaxed);
+            self.shared.budget.set_unfinished(self.id, before, bytes);
+        }
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.set_unfinished(0);
+        self.shared.budget.forget(self.id);
         let end = Command { holder: 0, token: Token(0), operation: Operation::Disconnect };
         self.submit(vec![end], Chunk::default());
         self.shared.combiner.with(|core| core.outboxes.remove(&self.id));

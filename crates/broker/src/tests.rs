@@ -7,14 +7,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use leveret_engine::command::{Binding, Consume, DeclareQueue};
+use leveret_engine::command::{Binding, Consume, DeclareQueue, Destination};
 use leveret_engine::{Batch, Command, Engine, Item, Operation, Outbound, Reply, Token};
-use leveret_model::limits::INBOX_BATCHES_MAX;
-use leveret_model::{Chunk, FieldTable, Message, SessionId, ShortString};
+use leveret_model::limits::{INBOX_BATCHES_MAX, MEMORY_BYTES_MIN};
+use leveret_model::{Chunk, FieldTable, Message, SessionId, ShortString, Time};
 use leveret_storage::{Log, LogOptions};
 
+use crate::clock::Clock;
 use crate::combiner::Combiner;
 use crate::core::Core;
+use crate::memory::Budget;
 use crate::{Broker, LoginError, OpenError, Options, Session, User};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,7 +27,8 @@ fn open(directory: &Path) -> Broker {
 
 fn try_open(directory: &Path) -> Result<Broker, OpenError> {
     let guest = User { name: "guest".into(), password: "guest".into(), loopback_only: true };
-    Broker::open(Options { data_dir: directory.to_owned(), users: vec![guest] })
+    let memory_max = MEMORY_BYTES_MIN;
+    Broker::open(Options { data_dir: directory.to_owned(), users: vec![guest], memory_max })
 }
 
 /// A session and what it was told, for a thread that waits.
@@ -94,7 +97,7 @@ impl Client {
             chunk.push(message).expect("room");
         }
         let count = u32::try_from(bodies.len()).expect("few");
-        let operation = Operation::Publish { first: 0, count, mandatory: false };
+        let operation = Operation::Publish { first: 0, count, mandatory: false, special: false };
         self.session.submit(vec![Command { holder: 1, token: Token(0), operation }], chunk);
     }
 
@@ -320,8 +323,8 @@ fn an_engine_slower_than_its_publisher_answers_others() {
             reply: false,
         })));
         commands.push(Operation::Bind(Box::new(Binding {
-            queue: name.clone(),
-            exchange: ShortString::from_static("amq.fanout"),
+            destination: Destination::Queue(name.clone()),
+            source: ShortString::from_static("amq.fanout"),
             routing_key: ShortString::default(),
             arguments: FieldTable::default(),
             reply: false,
@@ -343,8 +346,12 @@ fn an_engine_slower_than_its_publisher_answers_others() {
                     let (properties, body, persistent) = (&[0, 0], b"x", false);
                     chunk.push(Message { envelope, properties, body, persistent }).expect("room");
                 }
-                let mut commands =
-                    vec![Operation::Publish { first: 0, count: A_BATCH, mandatory: false }];
+                let mut commands = vec![Operation::Publish {
+                    first: 0,
+                    count: A_BATCH,
+                    mandatory: false,
+                    special: false,
+                }];
                 // Nothing of it stays.
                 for name in names.iter().cloned() {
                     commands.push(Operation::PurgeQueue { name, reply: false });
@@ -363,11 +370,84 @@ fn an_engine_slower_than_its_publisher_answers_others() {
 }
 
 #[test]
+fn a_deadline_brings_a_step_though_nobody_brings_a_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let clock = Arc::clone(&broker.shared.clock);
+    for _ in 0..100 {
+        broker.shared.combiner.with(|_| clock.stepped(Some(Time(1))));
+        let deadline = Instant::now() + PATIENCE;
+        while clock.is_set() {
+            assert!(Instant::now() < deadline, "stepped in time");
+            thread::yield_now();
+        }
+    }
+    broker.close();
+    clock.stepped(Some(Time(1)));
+    thread::sleep(Duration::from_millis(20));
+    assert!(clock.is_set(), "no step once it is closed");
+}
+
+#[test]
+fn the_clock_does_not_outlive_the_last_broker() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let clock = Arc::downgrade(&broker.shared.clock);
+    drop((broker.clone(), broker));
+    // Nobody has the directory any more, either.
+    open(directory.path()).close();
+    let deadline = Instant::now() + PATIENCE;
+    while clock.upgrade().is_some() {
+        assert!(Instant::now() < deadline, "ended in time");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn bodies_on_their_way_in_stop_publishers_until_their_session_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    let (big, other) = (Client::new(&broker), Client::new(&broker));
+    let before = broker.memory();
+    assert_eq!(before.max, MEMORY_BYTES_MIN);
+    assert!(!other.session.memory_full());
+    big.session.set_unfinished(MEMORY_BYTES_MIN + 1);
+    assert_eq!(broker.memory().used, before.used + MEMORY_BYTES_MIN + 1);
+    assert!(other.session.memory_full());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let waker = Waker::from(Arc::new(Unpark(thread::current())));
+            let deadline = Instant::now() + PATIENCE;
+            while other.session.poll_memory(&mut Context::from_waker(&waker)).is_pending() {
+                let left = deadline.checked_duration_since(Instant::now()).expect("in time");
+                thread::park_timeout(left);
+            }
+        });
+        // Not as much as it takes.
+        big.session.set_unfinished(MEMORY_BYTES_MIN);
+        thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        drop(big);
+    });
+    assert!(!other.session.memory_full());
+    assert_eq!(broker.memory().used, before.used);
+}
+
+#[test]
+fn only_a_virtual_host_that_is_there_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = open(directory.path());
+    assert!(broker.has_vhost(b"/") && !broker.has_vhost(b"other"));
+    assert!(broker.connect(b"other").is_none());
+}
+
+#[test]
 fn who_brings_more_than_the_inbox_holds_waits_for_the_engine() {
     let directory = tempfile::tempdir().unwrap();
     let (options, replay) = (LogOptions::default(), &mut |_, _: &_| Ok(()));
     let log = Log::open(directory.path(), options, replay, Box::new(|_| ())).expect("opens");
-    let core = Core::new(Engine::new(1), log, Arc::default(), Arc::default());
+    let (budget, clock) = (Arc::new(Budget::new(MEMORY_BYTES_MIN)), Arc::<Clock>::default());
+    let core = Core::new(Engine::new(1), log, Arc::default(), Arc::default(), budget, clock);
     let combiner = Combiner::new(core);
     let submitted = AtomicUsize::new(0);
     thread::scope(|scope| {

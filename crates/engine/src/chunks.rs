@@ -7,10 +7,16 @@ use std::sync::Arc;
 
 use leveret_model::{Chunk, Lsn};
 
+use crate::queue::Entry;
+
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// What the chunks take, in bytes.
+    bytes: usize,
+    /// Entries that refer to them.
+    live: usize,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +32,7 @@ impl Chunks {
     /// Takes a chunk in. It stays until [`Chunks::release`] has taken back what
     /// [`Chunks::retain`] counted.
     pub(crate) fn insert(&mut self, chunk: Arc<Chunk>) -> u32 {
+        self.bytes += chunk.memory();
         let slot = Slot { chunk, live: 0, address: None };
         match self.free.pop() {
             Some(index) => {
@@ -44,18 +51,23 @@ impl Chunks {
     }
 
     pub(crate) fn retain(&mut self, slot: u32, count: u32) {
+        self.live += count as usize;
         self.slots[slot as usize].live += count;
     }
 
-    /// Notes that durable messages of the chunk are in the log at `address`. Says whether that
-    /// is news.
+    /// Notes that durable messages of the chunk are in the log at `address` or after it. Says
+    /// whether that is news.
     pub(crate) fn pin(&mut self, slot: u32, address: Lsn) -> bool {
-        self.slots[slot as usize].address.replace(address).is_none()
+        let known = &mut self.slots[slot as usize].address;
+        let news = known.is_none();
+        known.get_or_insert(address);
+        news
     }
 
     /// Gives up one live message; the last one gives up the chunk, and its address goes to
     /// `released`.
     pub(crate) fn release(&mut self, slot: u32, released: &mut Vec<Lsn>) {
+        self.live -= 1;
         let entry = &mut self.slots[slot as usize];
         entry.live -= 1;
         if entry.live == 0 {
@@ -65,13 +77,26 @@ impl Chunks {
 
     /// Puts the content into a slot that was reserved with an empty chunk.
     pub(crate) fn fill(&mut self, slot: u32, chunk: Arc<Chunk>) {
+        self.bytes += chunk.memory();
+        self.bytes -= self.slots[slot as usize].chunk.memory();
         self.slots[slot as usize].chunk = chunk;
     }
 
     fn remove(&mut self, slot: u32, released: &mut Vec<Lsn>) {
         let entry = std::mem::take(&mut self.slots[slot as usize]);
+        self.bytes -= entry.chunk.memory();
         released.extend(entry.address);
         self.free.push(slot);
+    }
+
+    /// What chunks and the entries that refer to them take, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes + self.live * size_of::<Entry>()
+    }
+
+    /// The body of a message in a queue, in bytes.
+    pub(crate) fn body_len(&self, entry: &Entry) -> u64 {
+        self.get(entry.chunk).body_len(entry.message) as u64
     }
 
     /// How many chunks there are.

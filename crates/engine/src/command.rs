@@ -50,6 +50,9 @@ pub enum Operation {
         count: u32,
         /// Whether a message that no queue takes is returned.
         mandatory: bool,
+        /// Whether their properties ask for more than to be passed on: an expiration, a priority
+        /// above 0, the headers `CC` or `BCC`, or a direct reply.
+        special: bool,
     },
     /// End a lease, or with `multiple` all up to it (0: all there are).
     Settle {
@@ -76,6 +79,12 @@ pub enum Operation {
         /// Whether an answer is wanted.
         reply: bool,
     },
+    /// From now on what this holder publishes and settles is done when it commits.
+    SelectTransactions,
+    /// Do what was published and settled since the last time, all of it or nothing.
+    Commit,
+    /// Forget what was published and settled since the last time.
+    Rollback,
     /// Limit the leases that are out at a time; 0 is no limit.
     Prefetch {
         /// The limit.
@@ -119,7 +128,7 @@ pub enum Operation {
         /// Whether an answer is wanted.
         reply: bool,
     },
-    /// Bind a queue to an exchange.
+    /// Bind a queue or an exchange to an exchange.
     Bind(Box<Binding>),
     /// Undo a binding.
     Unbind(Box<Binding>),
@@ -181,19 +190,28 @@ pub struct DeclareQueue {
     pub reply: bool,
 }
 
-/// A binding of a queue to an exchange.
+/// A binding of a queue or an exchange to an exchange.
 #[derive(Debug, Clone)]
 pub struct Binding {
-    /// The queue; empty for the one the holder declared last.
-    pub queue: ShortString,
-    /// The exchange.
-    pub exchange: ShortString,
+    /// Where messages go.
+    pub destination: Destination,
+    /// The exchange they come from.
+    pub source: ShortString,
     /// The key, or the pattern of a topic exchange.
     pub routing_key: ShortString,
     /// Further arguments.
     pub arguments: FieldTable,
     /// Whether an answer is wanted.
     pub reply: bool,
+}
+
+/// The far end of a binding, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A queue; empty for the one the holder declared last.
+    Queue(ShortString),
+    /// An exchange.
+    Exchange(ShortString),
 }
 
 /// Start a consumer.

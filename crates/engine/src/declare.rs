@@ -1,4 +1,4 @@
-//! Whether a declaration makes sense, and whether it says the same as an earlier one.
+//! Whether a declaration says the same as an earlier one.
 //!
 //! Rules and texts: RabbitMQ's rabbit_amqqueue, rabbit_exchange and rabbit_misc.
 
@@ -8,90 +8,11 @@ use crate::command::{DeclareExchange, DeclareQueue};
 use crate::exchange::Exchange;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
+use crate::settings::known_arguments;
+use crate::text;
 
-/// Queue arguments that RabbitMQ knows and this version does not: refused, never ignored.
-const QUEUE_ARGUMENTS_NOT_BUILT: [&str; 24] = [
-    "x-consumer-disconnected-timeout",
-    "x-consumer-timeout",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
-    "x-delayed-retry-max",
-    "x-delayed-retry-min",
-    "x-delayed-retry-type",
-    "x-delivery-limit",
-    "x-expires",
-    "x-max-age",
-    "x-max-in-memory-bytes",
-    "x-max-in-memory-length",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-max-priority",
-    "x-message-ttl",
-    "x-overflow",
-    "x-queue-leader-locator",
-    "x-queue-master-locator",
-    "x-quorum-initial-group-size",
-    "x-single-active-consumer",
-    "x-stream-filter-size-bytes",
-    "x-stream-max-segment-size-bytes",
-];
-
-/// Exchange types that RabbitMQ has and this version does not.
-const EXCHANGE_TYPES_NOT_BUILT: [&[u8]; 8] = [
-    b"headers",
-    b"x-consistent-hash",
-    b"x-delayed-message",
-    b"x-local-random",
-    b"x-modulus-hash",
-    b"x-random",
-    b"x-recent-history",
-    b"x-jms-topic",
-];
-
-/// Checks the arguments of a new queue. Arguments that no queue type knows are let through, as
-/// in RabbitMQ.
-pub(crate) fn check_queue_arguments(
-    name: &ShortString,
-    arguments: &FieldTable,
-    vhost: &ShortString,
-) -> Result<(), Refusal> {
-    for argument in QUEUE_ARGUMENTS_NOT_BUILT {
-        if arguments.get(argument).is_some() {
-            return Err(Refusal::NotBuilt(format!("queue argument '{argument}'")));
-        }
-    }
-    let invalid = |argument: &str, problem: String| Refusal::InvalidArgument {
-        argument: argument.to_owned(),
-        object: format!("queue '{name}'"),
-        vhost: vhost.clone(),
-        problem,
-    };
-    match arguments.get("x-queue-type") {
-        None => Ok(()),
-        Some(FieldValue::LongString(kind)) => match kind.as_slice() {
-            b"classic" => Ok(()),
-            b"quorum" | b"stream" => {
-                Err(Refusal::NotBuilt(format!("queue type '{}'", String::from_utf8_lossy(kind))))
-            }
-            other => Err(invalid(
-                "x-queue-type",
-                format!("unsupported queue type '{}'", String::from_utf8_lossy(other)),
-            )),
-        },
-        Some(other) => {
-            Err(invalid("x-queue-type", format!("{{unacceptable_type,{}}}", other.type_name())))
-        }
-    }
-}
-
-/// Refuses an exchange type that does not exist, or not yet.
-pub(crate) fn unknown_exchange_type(kind: &ShortString) -> Refusal {
-    match EXCHANGE_TYPES_NOT_BUILT.contains(&kind.as_bytes()) {
-        true => Refusal::NotBuilt(format!("exchange type '{kind}'")),
-        false => Refusal::UnknownExchangeType(kind.clone()),
-    }
-}
+/// The argument of an exchange that names the one that gets what finds no binding.
+pub(crate) const ALTERNATE: &str = "alternate-exchange";
 
 /// Refuses names that are the server's to give.
 pub(crate) fn check_name(object: &'static str, name: &ShortString) -> Result<(), Refusal> {
@@ -111,10 +32,22 @@ pub(crate) fn check_queue(
     if queue.owner != declare.exclusive.then_some(session) {
         return Err(Refusal::Locked(queue.name.clone(), vhost.clone()));
     }
-    let object = format!("queue '{}'", queue.name);
+    let same = Same { object: format!("queue '{}'", queue.name), vhost };
     let durable = declare.durable && !declare.exclusive;
-    same("durable", &durable, &queue.durable, &object, vhost)?;
-    same("auto_delete", &declare.auto_delete, &queue.auto_delete, &object, vhost)
+    same.property("durable", &durable, &queue.durable)?;
+    same.property("auto_delete", &declare.auto_delete, &queue.auto_delete)?;
+    for argument in known_arguments(queue.settings.kind) {
+        let received = declare.arguments.get(argument);
+        let current = queue.arguments.get(argument);
+        if argument == "x-queue-type" {
+            let kind = FieldValue::from(queue.settings.kind.name());
+            let default = FieldValue::from("classic");
+            same.argument(argument, Some(received.unwrap_or(&default)), Some(&kind))?;
+        } else {
+            same.argument(argument, received, current)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether an exchange that exists is as the declaration says.
@@ -123,29 +56,96 @@ pub(crate) fn check_exchange(
     declare: &DeclareExchange,
     vhost: &ShortString,
 ) -> Result<(), Refusal> {
-    let object = format!("exchange '{}'", exchange.name);
+    let same = Same { object: format!("exchange '{}'", exchange.name), vhost };
     let (received, current) = (declare.kind.to_string(), exchange.router.kind().to_owned());
-    same("type", &received, &current, &object, vhost)?;
-    same("durable", &declare.durable, &exchange.durable, &object, vhost)?;
-    same("auto_delete", &declare.auto_delete, &exchange.auto_delete, &object, vhost)?;
-    same("internal", &declare.internal, &exchange.internal, &object, vhost)
+    same.property("type", &received, &current)?;
+    same.property("durable", &declare.durable, &exchange.durable)?;
+    same.property("auto_delete", &declare.auto_delete, &exchange.auto_delete)?;
+    same.property("internal", &declare.internal, &exchange.internal)?;
+    let (received, current) = (declare.arguments.get(ALTERNATE), exchange.arguments.get(ALTERNATE));
+    same.argument(ALTERNATE, received, current)
 }
 
-fn same<T: PartialEq + std::fmt::Display>(
-    argument: &str,
-    received: &T,
-    current: &T,
-    object: &str,
+/// The alternate exchange that the arguments of an exchange name.
+pub(crate) fn alternate(
+    name: &ShortString,
+    arguments: &FieldTable,
     vhost: &ShortString,
-) -> Result<(), Refusal> {
-    if received == current {
-        return Ok(());
-    }
-    Err(Refusal::Inequivalent {
-        argument: argument.to_owned(),
-        object: object.to_owned(),
+) -> Result<Option<ShortString>, Refusal> {
+    let invalid = |value: &FieldValue| Refusal::ArgumentType {
+        kind: value.type_name(),
+        argument: ALTERNATE.to_owned(),
+        object: format!("exchange '{name}'"),
         vhost: vhost.clone(),
-        received: format!("'{received}'"),
-        current: format!("'{current}'"),
-    })
+    };
+    match arguments.get(ALTERNATE) {
+        None => Ok(None),
+        Some(value) => {
+            let name = value.as_long_string().ok_or_else(|| invalid(value))?;
+            // A longer name is one that no exchange can have.
+            Ok(ShortString::try_from(name).ok())
+        }
+    }
+}
+
+/// Compares what is declared with what is.
+struct Same<'a> {
+    object: String,
+    vhost: &'a ShortString,
+}
+
+impl Same<'_> {
+    fn property<T: PartialEq + std::fmt::Display>(
+        &self,
+        name: &str,
+        received: &T,
+        current: &T,
+    ) -> Result<(), Refusal> {
+        if received == current {
+            return Ok(());
+        }
+        Err(self.differs(name, format!("'{received}'"), format!("'{current}'")))
+    }
+
+    fn argument(
+        &self,
+        name: &str,
+        received: Option<&FieldValue>,
+        current: Option<&FieldValue>,
+    ) -> Result<(), Refusal> {
+        let full = |value: &FieldValue| {
+            format!("the value '{}' of type '{}'", text::value(value), value.type_name())
+        };
+        match (received, current) {
+            (None, None) => Ok(()),
+            (Some(received), None) => Err(self.differs(name, full(received), "none".to_owned())),
+            (None, Some(current)) => Err(self.differs(name, "none".to_owned(), full(current))),
+            (Some(received), Some(current)) if equal(received, current) => Ok(()),
+            (Some(received), Some(current)) => {
+                self.property(name, &text::value(received), &text::value(current))
+            }
+        }
+    }
+
+    fn differs(&self, argument: &str, received: String, current: String) -> Refusal {
+        Refusal::Inequivalent {
+            argument: argument.to_owned(),
+            object: self.object.clone(),
+            vhost: self.vhost.clone(),
+            received,
+            current,
+        }
+    }
+}
+
+/// Integers are equal whatever their width, and so are floats.
+fn equal(a: &FieldValue, b: &FieldValue) -> bool {
+    match (a, b) {
+        (FieldValue::Float(a), FieldValue::Double(b))
+        | (FieldValue::Double(b), FieldValue::Float(a)) => f64::from(*a) == *b,
+        _ => match (a.as_integer(), b.as_integer()) {
+            (Some(a), Some(b)) => a == b,
+            _ => a == b,
+        },
+    }
 }

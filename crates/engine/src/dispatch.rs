@@ -3,38 +3,52 @@
 use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
 use leveret_model::{QueueId, ShortString};
 
-use rustc_hash::FxHashSet;
-
-use crate::command::Consume;
 use crate::effect::{Item, Reply};
 use crate::engine::{Consumer, Engine};
 use crate::holder::{Holder, Lease};
 use crate::queue::{Entry, mark_dirty};
 use crate::refusal::Refusal;
+use crate::settings::Kind;
 use crate::step::Step;
 
 impl Engine {
-    /// Delivers what can be delivered from the queues that this step has touched.
-    pub(crate) fn dispatch_dirty(&mut self, step: &mut Step<'_>) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for id in dirty.drain(..) {
-            self.dispatch(id, step);
+    /// Delivers what can be delivered from the queues that this step has touched, and sends dead
+    /// letters on their way, until there is nothing more.
+    pub(crate) fn settle_down(&mut self, step: &mut Step<'_>) {
+        self.bury(step);
+        while !self.dirty.is_empty() {
+            let dirty = std::mem::take(&mut self.dirty);
+            for id in dirty {
+                self.dispatch(id, step);
+                self.expire_head(id, step);
+                self.arm(id);
+            }
+            // They may go to other queues.
+            self.bury(step);
         }
-        self.dirty = dirty;
+    }
+
+    /// Delivers from one queue what can be delivered.
+    pub(crate) fn dispatch(&mut self, id: QueueId, step: &mut Step<'_>) {
+        while self.deliver(id, step) && self.expire_head(id, step) {}
     }
 
     /// One message to each consumer in turn, as long as there are both. A consumer that cannot
-    /// take one leaves the rotation until it can.
-    fn dispatch(&mut self, id: QueueId, step: &mut Step<'_>) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+    /// take one leaves the rotation until it can. Says whether it stops at a message that is too
+    /// old.
+    fn deliver(&mut self, id: QueueId, step: &mut Step<'_>) -> bool {
+        let Some(queue) = self.queues.get_mut(&id) else { return false };
         queue.dirty = false;
+        let mut expired = false;
         let number = self.step;
-        while queue.ready() > 0 {
-            let Some(&consumer_id) = queue.active.front() else { break };
+        let counts = queue.settings.counts_attempts();
+        while queue.ready() > 0 && !expired {
+            let Some(consumer_id) = queue.active.front() else { break };
             let consumer = self.consumers.get_mut(&consumer_id).expect("active ones exist");
             let session = self.sessions.get_mut(&consumer.session).expect("consumers have one");
             session.outbound(consumer.session, number, step.effects);
-            let turns = if queue.active.len() == 1 { queue.ready() } else { 1 };
+            let shared = queue.active.sharing() > 1;
+            let turns = if shared { 1 } else { queue.ready() };
             let holder = session.holders.get_mut(&consumer.holder).expect("consumers have one");
             let mut outstanding = session.outstanding;
             let mut turn = 0;
@@ -43,10 +57,14 @@ impl Engine {
                 if full || !has_room(consumer, holder) {
                     session.stalled |= full;
                     consumer.blocked = true;
-                    queue.active.pop_front();
+                    queue.active.pop();
                     break;
                 }
-                let Some(entry) = queue.take() else { break };
+                if queue.timed && queue.head().is_some_and(|head| head.expires < step.now) {
+                    expired = true;
+                    break;
+                }
+                let Some(entry) = queue.take(&self.chunks) else { break };
                 turn += 1;
                 let outbound = &mut step.effects.outbound[session.told.1];
                 let chunk = outbound.chunk(entry.chunk, &self.chunks);
@@ -55,8 +73,9 @@ impl Engine {
                 let lease = lease(consumer_id, consumer, holder, entry);
                 outbound.items.push(Item::Deliver {
                     holder: consumer.holder,
-                    redelivered: entry.redelivered,
+                    redelivered: entry.redelivered(),
                     consumer: consumer_id,
+                    attempts: if counts { entry.attempts } else { 0 },
                     chunk,
                     message: entry.message,
                     lease,
@@ -68,101 +87,15 @@ impl Engine {
                 }
             }
             session.outstanding = outstanding;
-            if turn == 1 && queue.active.len() > 1 {
-                queue.active.rotate_left(1);
+            if turn == 1 && shared {
+                queue.active.rotate();
             }
         }
         // Only whoever brings more is slowed, and only where there are consumers to wait for.
         step.effects.congested |= queue.ready_bytes > CONGESTED_QUEUE_BYTES
             && !queue.consumers.is_empty()
-            && !step.chunk.is_empty();
-    }
-
-    pub(crate) fn consume(
-        &mut self,
-        holder: u16,
-        consume: Consume,
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        if consume.queue == "amq.rabbitmq.reply-to" {
-            return Err(Refusal::NotBuilt("direct reply-to".to_owned()));
-        }
-        let id = self.find_queue(holder, &consume.queue, step)?;
-        if consume.arguments.get("x-priority").is_some() {
-            return Err(Refusal::NotBuilt("consumer argument 'x-priority'".to_owned()));
-        }
-        let tag = match consume.tag.is_empty() {
-            true => self.made_up_name("amq.ctag-"),
-            false => consume.tag,
-        };
-        if self.holder(step, holder).consumers.contains_key(&tag) {
-            return Err(Refusal::ReusedTag(tag));
-        }
-        let queue = self.queues.get_mut(&id).expect("just found");
-        if queue.exclusive_consumer || consume.exclusive && !queue.consumers.is_empty() {
-            let vhost = self.vhosts[queue.vhost].name.clone();
-            return Err(Refusal::ExclusiveUse(queue.name.clone(), vhost));
-        }
-        let consumer = self.next_consumer;
-        self.next_consumer += 1;
-        queue.exclusive_consumer = consume.exclusive;
-        queue.consumers.push(consumer);
-        queue.active.push_back(consumer);
-        mark_dirty(queue, &mut self.dirty);
-        let entry = self.holder(step, holder);
-        entry.consumers.insert(tag.clone(), consumer);
-        let prefetch = entry.prefetch;
-        self.consumers.insert(
-            consumer,
-            Consumer {
-                session: step.session,
-                holder,
-                queue: id,
-                tag: tag.clone(),
-                no_ack: consume.no_ack,
-                prefetch,
-                leased: 0,
-                blocked: false,
-            },
-        );
-        self.reply(holder, Reply::Consuming { consumer, tag, reply: consume.reply }, step);
-        Ok(())
-    }
-
-    pub(crate) fn cancel(
-        &mut self,
-        holder: u16,
-        tag: ShortString,
-        reply: bool,
-        step: &mut Step<'_>,
-    ) {
-        let consumer = self.holder(step, holder).consumers.remove(&tag);
-        // Before the answer, because nothing may be delivered after it.
-        if let Some(id) = consumer {
-            self.remove_consumers(&FxHashSet::from_iter([id]), step);
-        }
-        self.reply(holder, Reply::Cancelled { tag, consumer, reply }, step);
-    }
-
-    /// Takes consumers off their queues; an auto-delete queue goes with its last one. Their holder
-    /// has forgotten them already, and keeps its leases.
-    pub(crate) fn remove_consumers(&mut self, ids: &FxHashSet<u64>, step: &mut Step<'_>) {
-        // Each queue once, however many of its consumers go.
-        let mut queues: Vec<QueueId> = Vec::new();
-        for id in ids {
-            queues.extend(self.consumers.remove(id).map(|consumer| consumer.queue));
-        }
-        queues.sort_unstable();
-        queues.dedup();
-        for id in queues {
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
-            queue.consumers.retain(|each| !ids.contains(each));
-            queue.active.retain(|each| !ids.contains(each));
-            queue.exclusive_consumer = false;
-            if queue.auto_delete && queue.consumers.is_empty() {
-                self.delete_queue(id, step);
-            }
-        }
+            && !step.content.chunk.is_empty();
+        expired
     }
 
     pub(crate) fn get(
@@ -173,12 +106,21 @@ impl Engine {
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         let id = self.find_queue(number, queue, step)?;
+        self.expire_head(id, step);
+        self.touch(id, step.now);
         let queue = self.queues.get_mut(&id).expect("just found");
-        let Some(entry) = queue.take() else {
+        if queue.settings.single_active && queue.settings.kind == Kind::Quorum {
+            let vhost = self.vhosts[queue.vhost].name.clone();
+            return Err(Refusal::SingleActive(queue.name.clone(), vhost));
+        }
+        let Some(entry) = queue.take(&self.chunks) else {
             self.reply(number, Reply::GotNothing, step);
             return Ok(());
         };
+        // The next one may be too old earlier.
+        mark_dirty(queue, &mut self.dirty);
         let left = queue.ready_count();
+        let attempts = if queue.settings.counts_attempts() { entry.attempts } else { 0 };
         let step_number = self.step;
         let session = self.sessions.get_mut(&step.session).expect("checked by the step");
         let holder = session.holders.get_mut(&number).expect("checked before the operation");
@@ -188,7 +130,8 @@ impl Engine {
         outbound.bytes += entry.bytes as usize;
         outbound.items.push(Item::Got {
             holder: number,
-            redelivered: entry.redelivered,
+            redelivered: entry.redelivered(),
+            attempts,
             chunk,
             message: entry.message,
             lease,

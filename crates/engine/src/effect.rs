@@ -78,6 +78,8 @@ pub enum Item {
         redelivered: bool,
         /// The consumer, as named by [`Reply::Consuming`].
         consumer: u64,
+        /// How often it was given back before; 0 unless its queue counts that.
+        attempts: u16,
         /// Index into [`Outbound::chunks`].
         chunk: u32,
         /// Index into the chunk.
@@ -91,6 +93,8 @@ pub enum Item {
         holder: u16,
         /// Whether it may have been delivered before.
         redelivered: bool,
+        /// How often it was given back before; 0 unless its queue counts that.
+        attempts: u16,
         /// Index into [`Outbound::chunks`].
         chunk: u32,
         /// Index into the chunk.
@@ -111,6 +115,13 @@ pub enum Item {
     },
     /// Messages that are safe, or that need not be.
     Confirmed {
+        /// Who published them.
+        holder: u16,
+        /// Which they are.
+        confirmed: Confirmed,
+    },
+    /// Messages that a queue they were for has refused, because it is full.
+    Rejected {
         /// Who published them.
         holder: u16,
         /// Which they are.
@@ -141,6 +152,12 @@ pub enum Reply {
         /// Whether the client wants to be told.
         reply: bool,
     },
+    /// To `SelectTransactions`.
+    TransactionsSelected,
+    /// To `Commit`; comes after what the commit told.
+    Committed,
+    /// To `Rollback`.
+    RolledBack,
     /// To `Prefetch`.
     PrefetchSet,
     /// To `Recover`.
@@ -162,10 +179,14 @@ pub enum Reply {
     QueueDeleted(u32),
     /// To `PurgeQueue`, with the number of messages dropped.
     QueuePurged(u32),
-    /// To `Bind`.
+    /// To `Bind` of a queue.
     Bound,
-    /// To `Unbind`.
+    /// To `Unbind` of a queue.
     Unbound,
+    /// To `Bind` of an exchange.
+    ExchangeBound,
+    /// To `Unbind` of an exchange.
+    ExchangeUnbound,
     /// To `Consume`; comes before the first delivery.
     Consuming {
         /// The consumer, unique in the engine.

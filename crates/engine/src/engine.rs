@@ -1,36 +1,45 @@
 //! The engine: its state, its sessions and the step.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
-use leveret_model::{FieldTable, Lsn, QueueId, SessionId, ShortString};
+use leveret_model::{FieldTable, Lsn, QueueId, SessionId, ShortString, Time};
 use rustc_hash::FxHashMap;
 
 use crate::chunks::Chunks;
 use crate::command::{Batch, Command, Operation, Outcome};
+use crate::dead_letter::Dying;
 use crate::effect::{Effects, Item, Outbound, Reply};
+use crate::exchange::{Exchange, ExchangeId};
 use crate::holder::Holder;
 use crate::queue::{OVERHEAD_BYTES, Queue};
 use crate::refusal::Refusal;
-use crate::step::{Run, Step};
-use crate::vhost::VHost;
+use crate::step::{Content, Step};
+use crate::vhost::{VHost, predeclared};
 
 /// All rules and all state of the broker, without a clock, a socket or a file.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) vhosts: Vec<VHost>,
+    pub(crate) exchanges: FxHashMap<ExchangeId, Exchange>,
     pub(crate) queues: FxHashMap<QueueId, Queue>,
     pub(crate) consumers: FxHashMap<u64, Consumer>,
     pub(crate) sessions: FxHashMap<SessionId, Session>,
     pub(crate) chunks: Chunks,
     /// Changes with every change of the topology, so that remembered routes expire.
     pub(crate) generation: u64,
+    pub(crate) next_exchange: u64,
     pub(crate) next_queue: u64,
     pub(crate) next_consumer: u64,
     next_publisher: u64,
     random: u64,
     /// Queues that may have something to deliver when the step ends.
     pub(crate) dirty: Vec<QueueId>,
+    /// When to look at which queues.
+    pub(crate) deadlines: BTreeSet<(Time, QueueId)>,
+    /// Dead letters that wait for a step that may send them on their way.
+    pub(crate) dying: VecDeque<Dying>,
     /// Counts the steps.
     pub(crate) step: u64,
 }
@@ -58,6 +67,8 @@ pub(crate) struct Consumer {
     pub(crate) queue: QueueId,
     pub(crate) tag: ShortString,
     pub(crate) no_ack: bool,
+    /// Those of a higher one come first.
+    pub(crate) priority: i64,
     /// Most leases at a time; 0 is no limit.
     pub(crate) prefetch: u16,
     /// Leases out.
@@ -93,20 +104,26 @@ impl Engine {
     /// An engine with one empty virtual host `/`. The seed is for the names it makes up.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Engine {
+        let mut engine = Engine {
             vhosts: vec![VHost::new(ShortString::from_static("/"))],
+            exchanges: FxHashMap::default(),
             queues: FxHashMap::default(),
             consumers: FxHashMap::default(),
             sessions: FxHashMap::default(),
             chunks: Chunks::default(),
             generation: 1,
+            next_exchange: 1,
             next_queue: 1,
             next_consumer: 1,
             next_publisher: 1,
             random: seed,
             dirty: Vec::new(),
+            deadlines: BTreeSet::new(),
+            dying: VecDeque::new(),
             step: 0,
-        }
+        };
+        predeclared(0).for_each(|exchange| engine.add_exchange(exchange));
+        engine
     }
 
     /// Starts a session in a virtual host; it ends with [`Operation::Disconnect`]. `false` if
@@ -119,27 +136,35 @@ impl Engine {
         true
     }
 
-    /// Carries out a batch. `address` is where in the log the records in `effects` will begin.
-    pub fn step(&mut self, batch: Batch, address: Lsn, effects: &mut Effects) {
+    /// Carries out a batch at a moment that is not before that of the step before. `address` is
+    /// where in the log the records in `effects` will begin.
+    pub fn step(&mut self, batch: Batch, now: Time, address: Lsn, effects: &mut Effects) {
         self.step += 1;
         let chunk = Arc::new(batch.chunk);
         let slot = self.chunks.insert(Arc::clone(&chunk));
         // Held until the step ends: a message may be published and settled within it.
         self.chunks.retain(slot, 1);
-        let session = batch.session;
-        let settled = Run::default();
-        let mut step = Step { session, chunk, slot, address, effects, settled };
+        let content = Content { chunk, slot };
+        let mut step = Step::new(batch.session, content, now, address, effects);
+        self.meet_deadlines(&mut step);
         for command in batch.commands {
             self.command(command, &mut step);
+            self.bury(&mut step);
         }
-        self.dispatch_dirty(&mut step);
+        self.settle_down(&mut step);
         step.flush_settled();
         self.chunks.release(slot, &mut step.effects.released);
     }
 
+    /// Bytes that messages take: their content and what refers to it.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.chunks.memory()
+    }
+
     /// The queues there are.
     pub fn queues(&self) -> impl Iterator<Item = QueueStatus> {
-        self.queues.values().map(|queue| QueueStatus {
+        self.queues.values().filter(|queue| !queue.replies).map(|queue| QueueStatus {
             vhost: self.vhosts[queue.vhost].name.clone(),
             name: queue.name.clone(),
             durable: queue.durable,
@@ -187,8 +212,8 @@ impl Engine {
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         match operation {
-            Operation::Publish { first, count, mandatory } => {
-                return self.publish(holder, first..first + count, mandatory, step);
+            Operation::Publish { first, count, mandatory, special } => {
+                return self.publish(holder, first..first + count, mandatory, special, step);
             }
             Operation::Settle { lease, multiple, outcome } => {
                 return self.settle(holder, lease, multiple, outcome, step);
@@ -209,29 +234,24 @@ impl Engine {
                 let count = self.purge_queue(holder, &name, step)?;
                 self.reply_if(reply, holder, Reply::QueuePurged(count), step);
             }
-            Operation::Bind(binding) => {
-                self.bind(holder, &binding, step)?;
-                self.reply_if(binding.reply, holder, Reply::Bound, step);
-            }
-            Operation::Unbind(binding) => {
-                self.unbind(holder, &binding, step)?;
-                self.reply_if(binding.reply, holder, Reply::Unbound, step);
-            }
+            Operation::Bind(binding) => return self.bind(holder, &binding, step),
+            Operation::Unbind(binding) => return self.unbind(holder, &binding, step),
+            Operation::SelectTransactions => return self.select_transactions(holder, step),
+            Operation::Commit => return self.commit(holder, step),
+            Operation::Rollback => return self.roll_back(holder, step),
             Operation::Consume(consume) => return self.consume(holder, *consume, step),
             Operation::Cancel { tag, reply } => self.cancel(holder, tag, reply, step),
             Operation::Get { queue, no_ack } => return self.get(holder, &queue, no_ack, step),
             Operation::SelectConfirms { reply } => {
-                let next = self.next_publisher;
-                let (publisher, _) = *self.holder(step, holder).published.get_or_insert((next, 0));
-                self.next_publisher = self.next_publisher.max(publisher + 1);
-                self.reply(holder, Reply::ConfirmsSelected { publisher, reply }, step);
+                self.select_confirms(holder, reply, step)?;
             }
             Operation::Prefetch { count, shared } => {
                 self.prefetch(holder, count, shared, step);
                 self.reply(holder, Reply::PrefetchSet, step);
             }
             Operation::Recover { reply } => {
-                self.settle(holder, 0, true, Outcome::Requeue, step)?;
+                // Also in a transaction this happens at once.
+                self.end_leases(holder, u64::MAX, Outcome::Requeue, step);
                 self.reply_if(reply, holder, Reply::Recovered, step);
             }
             Operation::Close => {
@@ -256,14 +276,33 @@ impl Engine {
         self.sessions.get(&step.session).map_or(0, |session| session.vhost)
     }
 
+    fn select_confirms(
+        &mut self,
+        number: u16,
+        reply: bool,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let next = self.next_publisher;
+        let holder = self.holder(step, number);
+        if holder.transaction.is_some() {
+            return Err(Refusal::TransactionsSelected);
+        }
+        let (publisher, _) = *holder.published.get_or_insert((next, 0));
+        self.next_publisher = self.next_publisher.max(publisher + 1);
+        self.reply(number, Reply::ConfirmsSelected { publisher, reply }, step);
+        Ok(())
+    }
+
     fn prefetch(&mut self, holder: u16, count: u16, shared: bool, step: &Step<'_>) {
         let entry = self.holder(step, holder);
         if shared {
             entry.shared_prefetch = count;
-            self.wake_consumers(step.session, holder);
         } else {
+            // As in RabbitMQ, one kind of limit at a time is set.
+            entry.shared_prefetch = 0;
             entry.prefetch = count;
         }
+        self.wake_consumers(step.session, holder);
     }
 
     fn taken(&mut self, bytes: usize, step: &Step<'_>) {
@@ -282,6 +321,10 @@ impl Engine {
     /// Cancels the consumers of a holder and requeues its leases.
     fn close_holder(&mut self, number: u16, step: &mut Step<'_>) {
         let consumers = std::mem::take(&mut self.holder(step, number).consumers);
+        // What was not committed has not happened.
+        if let Some(transaction) = self.holder(step, number).transaction.take() {
+            self.holder(step, number).put_back(transaction.settled);
+        }
         // Leases first: a queue that goes with its last consumer takes them with it.
         self.end_leases(number, u64::MAX, Outcome::Requeue, step);
         self.remove_consumers(&consumers.into_values().collect(), step);
@@ -343,6 +386,12 @@ impl Engine {
         if let Some(session) = self.sessions.get_mut(&step.session) {
             session.outbound(step.session, self.step, step.effects).after_log = true;
         }
+    }
+
+    /// A definition went to the log: what the session is told waits for it.
+    pub(crate) fn recorded(&mut self, step: &mut Step<'_>) {
+        step.effects.records += 1;
+        self.after_log(step);
     }
 
     /// A name nobody else has: the prefix and 22 characters of base64url.

@@ -1,30 +1,49 @@
-//! Exchanges: from a routing key to queues.
+//! Exchanges: from a message's key or headers to what is bound.
 
 use std::collections::BTreeMap;
 
 use leveret_model::{FieldTable, QueueId, ShortString};
 
-use crate::topic::{Topics, remove_one};
+use crate::bound::Bindings;
+use crate::headers::Headers;
+use crate::topic::Topics;
+
+/// An exchange for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ExchangeId(pub(crate) u64);
+
+/// Where a binding leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Target {
+    Queue(QueueId),
+    Exchange(ExchangeId),
+}
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
+    pub(crate) vhost: usize,
     pub(crate) name: ShortString,
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: FieldTable,
     pub(crate) router: Router,
-    /// How many bindings it has.
-    pub(crate) bindings: usize,
+    /// How many bindings lead from it.
+    pub(crate) outgoing: usize,
+    /// The bindings that lead to it.
+    pub(crate) bound_to: Bindings,
+    /// The exchange that gets what finds no binding here.
+    pub(crate) alternate: Option<ShortString>,
 }
 
-/// The rule of an exchange type, and the bindings in the form it needs. A queue stands in it as
+/// The rule of an exchange type, and the bindings in the form it needs. A target stands in it as
 /// often as it is bound.
 #[derive(Debug)]
 pub(crate) enum Router {
-    Direct(BTreeMap<ShortString, Vec<QueueId>>),
-    Fanout(Vec<QueueId>),
+    Direct(BTreeMap<ShortString, Vec<Target>>),
+    Fanout(Vec<Target>),
     Topic(Topics),
+    Headers(Headers),
 }
 
 impl Router {
@@ -34,6 +53,7 @@ impl Router {
             b"direct" => Some(Router::Direct(BTreeMap::new())),
             b"fanout" => Some(Router::Fanout(Vec::new())),
             b"topic" => Some(Router::Topic(Topics::default())),
+            b"headers" => Some(Router::Headers(Headers::default())),
             _ => None,
         }
     }
@@ -43,42 +63,49 @@ impl Router {
             Router::Direct(_) => "direct",
             Router::Fanout(_) => "fanout",
             Router::Topic(_) => "topic",
+            Router::Headers(_) => "headers",
         }
     }
 
-    pub(crate) fn bind(&mut self, key: &ShortString, queue: QueueId) {
+    pub(crate) fn bind(&mut self, key: &ShortString, arguments: &FieldTable, target: Target) {
         match self {
-            Router::Direct(keys) => keys.entry(key.clone()).or_default().push(queue),
-            Router::Fanout(queues) => queues.push(queue),
-            Router::Topic(topics) => topics.insert(key.as_bytes(), queue),
+            Router::Direct(keys) => keys.entry(key.clone()).or_default().push(target),
+            Router::Fanout(targets) => targets.push(target),
+            Router::Topic(topics) => topics.insert(key.as_bytes(), target),
+            Router::Headers(headers) => headers.insert(arguments, target),
         }
     }
 
-    pub(crate) fn unbind(&mut self, key: &ShortString, queue: QueueId) {
+    pub(crate) fn unbind(&mut self, key: &ShortString, arguments: &FieldTable, target: Target) {
         match self {
             Router::Direct(keys) => {
-                if let Some(queues) = keys.get_mut(key) {
-                    remove_one(queues, queue);
-                    if queues.is_empty() {
+                if let Some(targets) = keys.get_mut(key) {
+                    remove_one(targets, target);
+                    if targets.is_empty() {
                         keys.remove(key);
                     }
                 }
             }
-            Router::Fanout(queues) => remove_one(queues, queue),
-            Router::Topic(topics) => topics.remove(key.as_bytes(), queue),
+            Router::Fanout(targets) => remove_one(targets, target),
+            Router::Topic(topics) => topics.remove(key.as_bytes(), target),
+            Router::Headers(headers) => headers.remove(arguments, target),
         }
     }
 
-    /// Adds the queues that a message with this key goes to, each once.
-    pub(crate) fn route(&self, key: &[u8], queues: &mut Vec<QueueId>) {
+    /// Everything that is bound, once for each binding.
+    pub(crate) fn targets(&self) -> Vec<Target> {
         match self {
-            Router::Direct(keys) => queues.extend(keys.get(key).into_iter().flatten()),
-            Router::Fanout(bound) => queues.extend(bound),
-            Router::Topic(topics) => topics.matches(key, queues),
+            Router::Direct(keys) => keys.values().flatten().copied().collect(),
+            Router::Fanout(targets) => targets.clone(),
+            Router::Topic(topics) => topics.targets(),
+            Router::Headers(headers) => headers.targets(),
         }
-        if queues.len() > 1 {
-            queues.sort_unstable();
-            queues.dedup();
-        }
+    }
+}
+
+/// Removes one occurrence.
+pub(crate) fn remove_one(targets: &mut Vec<Target>, target: Target) {
+    if let Some(index) = targets.iter().position(|each| *each == target) {
+        targets.swap_remove(index);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use leveret_model::{QueueId, ShortString};
 
 use crate::queue::Entry;
+use crate::transaction::{Settled, Transaction};
 
 /// A message that was delivered and is not settled.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,10 @@ pub(crate) struct Holder {
     pub(crate) shared_prefetch: u16,
     /// If confirms are selected: the publisher, and the number of its last message.
     pub(crate) published: Option<(u64, u64)>,
+    /// If transactions are selected: what the next commit does.
+    pub(crate) transaction: Option<Box<Transaction>>,
+    /// The queue of its direct replies.
+    pub(crate) replies: Option<ShortString>,
     /// The queue that an empty name stands for.
     pub(crate) last_queue: Option<ShortString>,
     pub(crate) route: Route,
@@ -86,13 +91,21 @@ impl Holder {
     }
 
     /// Ends the first lease that is out, if it is not beyond `last`.
-    pub(crate) fn settle_next(&mut self, last: u64) -> Option<Lease> {
+    pub(crate) fn settle_next(&mut self, last: u64) -> Option<(u64, Lease)> {
         // Tidy: the first one is out.
         let (number, _) = *self.leases.front()?;
         if number > last {
             return None;
         }
-        self.settle_one(number)
+        self.settle_one(number).map(|lease| (number, lease))
+    }
+
+    /// Has leases out again that were settled in a transaction.
+    pub(crate) fn put_back(&mut self, settled: Vec<Settled>) {
+        self.out += settled.len();
+        self.leases.retain(|(_, lease)| lease.is_some());
+        self.leases.extend(settled.into_iter().map(|each| (each.number, Some(each.lease))));
+        self.leases.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
     }
 
     fn find(&self, number: u64) -> Option<usize> {
@@ -119,13 +132,20 @@ impl Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leveret_model::Position;
+    use leveret_model::{Position, Time};
 
     #[test]
     fn settled_leases_take_no_room() {
-        let (chunk, message, bytes, durable, redelivered) = (0, 0, 0, false, false);
-        let position = Position(0);
-        let entry = Entry { position, chunk, message, bytes, durable, redelivered };
+        let entry = Entry {
+            position: Position(0),
+            expires: Time::NEVER,
+            chunk: 0,
+            message: 0,
+            bytes: 0,
+            attempts: 0,
+            priority: 0,
+            durable: false,
+        };
         let mut holder = Holder::new();
         assert_eq!(holder.lease(Some(Lease { queue: QueueId(1), consumer: None, entry })), 1);
         assert_eq!(holder.lease(None), 2);

@@ -12,22 +12,36 @@
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
 
+mod bindings;
+mod bound;
 mod chunks;
 pub mod command;
+mod consumers;
+mod dead_letter;
 mod declare;
 mod dispatch;
 pub mod effect;
 mod engine;
 mod exchange;
+mod exchanges;
+mod expiry;
+mod headers;
 mod holder;
 mod publish;
 mod queue;
+mod queues;
 mod recovery;
 pub mod refusal;
+mod replies;
+mod rotation;
+mod routing;
+mod settings;
 mod settle;
+mod special;
 mod step;
+mod text;
 mod topic;
-mod topology;
+mod transaction;
 mod vhost;
 
 pub use command::{Batch, Command, Operation, Outcome, Token};
@@ -35,6 +49,8 @@ pub use effect::{Confirmed, DurableConfirm, Effects, Item, Outbound, Reply};
 pub use engine::{Engine, QueueStatus};
 pub use recovery::RestoreError;
 pub use refusal::Refusal;
+
+pub(crate) use dead_letter::Reason;
 
 #[cfg(test)]
 mod tests;

@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use leveret_model::{Chunk, Lsn, Message, Position, QueueId, ShortString};
-use leveret_record::{BindingDefinition, Destination, Record};
+use leveret_model::{
+    Chunk, Lsn, Message, Position, Properties, QueueId, ShortString, Time, properties,
+};
+use leveret_record::{BindingDefinition, Destination, Origin, Record};
 
+use crate::bound::{Bindings, BoundTo};
+use crate::declare::alternate;
 use crate::engine::Engine;
-use crate::exchange::{Exchange, Router};
-use crate::queue::OVERHEAD_BYTES;
-use crate::queue::{BoundTo, Entry, Queue};
-use crate::topology::{binding_definition, exchange_definition, queue_definition};
+use crate::exchange::{Exchange, Router, Target};
+use crate::exchanges::exchange_definition;
+use crate::queue::{Entry, OVERHEAD_BYTES, Queue};
+use crate::queues::queue_definition;
+use crate::refusal::Refusal;
+use crate::settings::Settings;
+use crate::special::time_to_live;
 
 /// How much content is restored into one chunk, in bytes: what one message that stays long keeps
 /// in memory.
@@ -27,9 +34,9 @@ pub enum RestoreError {
     /// An exchange type that this version does not have.
     #[error("a record names exchange type '{0}', which this version does not have")]
     ExchangeType(ShortString),
-    /// A binding to something that this version cannot bind to.
-    #[error("a record binds exchange '{0}' to an exchange, which this version cannot")]
-    ExchangeBinding(ShortString),
+    /// Arguments that this version would not have let in.
+    #[error("a record's arguments make no sense to this version: {0}")]
+    Arguments(#[from] Refusal),
     /// Content beyond 4 GiB in one frame.
     #[error(transparent)]
     TooLarge(#[from] leveret_model::message::ChunkFull),
@@ -46,12 +53,12 @@ impl Engine {
         for record in leveret_record::Records::new(records) {
             let (_, record) = record?;
             match record {
-                Record::Publish { message, targets } => {
+                Record::Publish { message, origin, targets } => {
                     messages.entries.clear();
                     for (queue, position) in targets {
                         messages.entries.push((queue, position));
                     }
-                    self.restore_message(&mut messages, message, address)?;
+                    self.restore_message(&mut messages, message, origin, address)?;
                 }
                 Record::Settle { queue, first, count } => {
                     // The chunk under construction may be the one that dies.
@@ -68,11 +75,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends the recovery: everything restored is ready, in order.
-    pub fn restored(&mut self) {
+    /// Ends the recovery: everything restored is ready, in order. From `now` on queues are
+    /// unused that expire.
+    pub fn restored(&mut self, now: Time) {
         for queue in self.queues.values_mut() {
-            queue.restored();
+            queue.restored(&self.chunks);
+            queue.used = now;
         }
+        let ids: Vec<QueueId> = self.queues.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.arm(id));
     }
 
     /// The addresses that are still needed, one for each chunk of live messages.
@@ -84,7 +95,8 @@ impl Engine {
     pub fn snapshot(&self, log: &mut Vec<u8>) -> u32 {
         let mut records = 0;
         for vhost in &self.vhosts {
-            for exchange in vhost.exchanges.values().filter(|exchange| exchange.durable) {
+            let exchanges = vhost.exchanges.values().map(|id| &self.exchanges[id]);
+            for exchange in exchanges.filter(|exchange| exchange.durable) {
                 let definition = exchange_definition(exchange, &vhost.name);
                 leveret_record::write_declare_exchange(log, &definition);
                 records += 1;
@@ -94,12 +106,30 @@ impl Engine {
             let vhost = &self.vhosts[queue.vhost];
             leveret_record::write_declare_queue(log, &queue_definition(queue, &vhost.name));
             records += 1;
-            for bound in &queue.bindings {
-                if vhost.exchanges.get(&bound.exchange).is_some_and(|exchange| exchange.durable) {
-                    let definition = binding_definition(queue.id, bound, &vhost.name);
-                    leveret_record::write_bind(log, &definition);
-                    records += 1;
-                }
+            records += self.write_bindings(queue.vhost, Target::Queue(queue.id), log);
+        }
+        // When all exchanges are there.
+        for (index, vhost) in self.vhosts.iter().enumerate() {
+            for id in vhost.exchanges.values().filter(|id| self.exchanges[id].durable) {
+                records += self.write_bindings(index, Target::Exchange(*id), log);
+            }
+        }
+        records
+    }
+
+    /// Writes the durable bindings of one far end.
+    fn write_bindings(&self, vhost: usize, target: Target, log: &mut Vec<u8>) -> u32 {
+        let known = match target {
+            Target::Queue(id) => &self.queues[&id].bindings,
+            Target::Exchange(id) => &self.exchanges[&id].bound_to,
+        };
+        let mut records = 0;
+        for bound in known.iter() {
+            let source = self.vhosts[vhost].exchanges.get(&bound.exchange);
+            if source.is_some_and(|source| self.exchanges[source].durable) {
+                let definition = self.binding_definition(vhost, target, bound);
+                leveret_record::write_bind(log, &definition);
+                records += 1;
             }
         }
         records
@@ -109,6 +139,7 @@ impl Engine {
         &mut self,
         restored: &mut Restored,
         message: Message<'_>,
+        origin: Origin,
         address: Lsn,
     ) -> Result<(), RestoreError> {
         let entries = std::mem::take(&mut restored.entries);
@@ -123,17 +154,30 @@ impl Engine {
             }
         };
         let index = restored.chunk.push(message)?;
+        if origin.died {
+            restored.chunk.set_died(index);
+        }
+        let ttl = match origin.time {
+            Some(_) => Properties::decode(message.properties).ok().as_ref().and_then(time_to_live),
+            None => None,
+        };
+        let asked = properties::scan(message.properties).ok().and_then(|scan| scan.priority);
         let bytes = (restored.chunk.message_len(index) + OVERHEAD_BYTES) as u32;
         for (queue, position) in &entries {
             if let Some(queue) = self.queues.get_mut(queue) {
-                queue.restore(Entry {
+                let ttl = [queue.settings.ttl, ttl].into_iter().flatten().min();
+                let expires = ttl.and_then(|ttl| origin.time.map(|time| time.after(ttl)));
+                let entry = Entry {
                     position: *position,
+                    expires: expires.unwrap_or(Time::NEVER),
                     chunk: slot,
                     message: index,
                     bytes,
+                    attempts: 0,
+                    priority: asked.unwrap_or_default().min(queue.settings.max_priority),
                     durable: true,
-                    redelivered: false,
-                });
+                };
+                queue.restore(entry);
                 self.chunks.retain(slot, 1);
             }
         }
@@ -168,20 +212,30 @@ impl Engine {
                 let vhost = self.restored_vhost(&definition.vhost)?;
                 let router = Router::of_kind(definition.kind.as_bytes())
                     .ok_or_else(|| RestoreError::ExchangeType(definition.kind.clone()))?;
-                let exchanges = &mut self.vhosts[vhost].exchanges;
-                exchanges.entry(definition.name.clone()).or_insert(Exchange {
+                if self.vhosts[vhost].exchanges.contains_key(&definition.name) {
+                    return Ok(());
+                }
+                let alternate =
+                    alternate(&definition.name, &definition.arguments, &definition.vhost)?;
+                let exchange = Exchange {
+                    vhost,
                     name: definition.name,
                     durable: true,
                     auto_delete: definition.auto_delete,
                     internal: definition.internal,
                     arguments: definition.arguments,
                     router,
-                    bindings: 0,
-                });
+                    outgoing: 0,
+                    bound_to: Bindings::default(),
+                    alternate,
+                };
+                self.add_exchange(exchange);
             }
             Record::DeleteExchange { vhost, name } => {
                 let vhost = self.restored_vhost(&vhost)?;
-                self.drop_exchange(vhost, &name);
+                if let Some(id) = self.vhosts[vhost].exchanges.get(&name).copied() {
+                    self.drop_exchange(id);
+                }
             }
             Record::DeclareQueue(definition) => {
                 let vhost = self.restored_vhost(&definition.vhost)?;
@@ -189,7 +243,9 @@ impl Engine {
                     queue.next = queue.next.max(definition.next);
                     return Ok(());
                 }
-                let mut queue = Queue::new(definition.id, vhost, definition.name);
+                let vhost = (vhost, &definition.vhost);
+                let settings = Settings::of(&definition.name, vhost, &definition.arguments)?;
+                let mut queue = Queue::new(definition.id, vhost.0, definition.name, settings);
                 queue.durable = true;
                 queue.auto_delete = definition.auto_delete;
                 queue.arguments = definition.arguments;
@@ -211,8 +267,14 @@ impl Engine {
         binding: BindingDefinition,
         exists: bool,
     ) -> Result<(), RestoreError> {
-        let Destination::Queue(id) = binding.destination else {
-            return Err(RestoreError::ExchangeBinding(binding.source));
+        let vhost = self.restored_vhost(&binding.vhost)?;
+        let target = match binding.destination {
+            Destination::Queue(id) => Target::Queue(id),
+            Destination::Exchange(name) => match self.vhosts[vhost].exchanges.get(&name) {
+                Some(id) => Target::Exchange(*id),
+                // Deleted since; the log says so further on.
+                None => return Ok(()),
+            },
         };
         let bound = BoundTo {
             exchange: binding.source,
@@ -220,9 +282,9 @@ impl Engine {
             arguments: binding.arguments,
         };
         if exists {
-            self.add_binding(id, bound);
+            self.add_binding(vhost, target, &bound);
         } else {
-            self.drop_binding(id, &bound);
+            self.drop_binding(vhost, target, &bound);
         }
         Ok(())
     }

@@ -5,12 +5,14 @@ use std::mem;
 use leveret_model::QueueId;
 use rustc_hash::FxHashMap;
 
+use crate::Reason;
 use crate::command::Outcome;
 use crate::engine::{Consumer, Engine};
 use crate::holder::Lease;
 use crate::queue::{Queue, mark_dirty};
 use crate::refusal::Refusal;
 use crate::step::Step;
+use crate::transaction::Settled;
 
 impl Engine {
     /// Ends one lease, or all up to it.
@@ -27,16 +29,33 @@ impl Engine {
                 return Err(Refusal::UnknownLease(lease));
             }
             let last = if lease == 0 { u64::MAX } else { lease };
-            self.end_leases(number, last, outcome, step);
+            self.settle_up_to(number, last, outcome, step);
             return Ok(());
         }
-        let ended =
-            self.holder(step, number).settle_one(lease).ok_or(Refusal::UnknownLease(lease))?;
+        let holder = self.holder(step, number);
+        let ended = holder.settle_one(lease).ok_or(Refusal::UnknownLease(lease))?;
+        if let Some(transaction) = &mut holder.transaction {
+            transaction.settled.push(Settled { number: lease, lease: ended, outcome });
+            return Ok(());
+        }
         self.end_lease(number, ended, outcome, step);
         if ended.consumer.is_some() {
             self.wake_shared(number, step);
         }
         Ok(())
+    }
+
+    /// Ends every lease of the holder that is out, up to `last`, with its next commit if there is
+    /// to be one.
+    fn settle_up_to(&mut self, number: u16, last: u64, outcome: Outcome, step: &mut Step<'_>) {
+        let holder = self.holder(step, number);
+        let Some(mut transaction) = holder.transaction.take() else {
+            return self.end_leases(number, last, outcome, step);
+        };
+        while let Some((number, lease)) = holder.settle_next(last) {
+            transaction.settled.push(Settled { number, lease, outcome });
+        }
+        holder.transaction = Some(transaction);
     }
 
     /// Ends every lease of the holder that is out, up to `last`.
@@ -48,7 +67,7 @@ impl Engine {
         step: &mut Step<'_>,
     ) {
         let mut consumed = false;
-        while let Some(lease) = self.holder(step, number).settle_next(last) {
+        while let Some((_, lease)) = self.holder(step, number).settle_next(last) {
             consumed |= lease.consumer.is_some();
             self.end_lease(number, lease, outcome, step);
         }
@@ -57,7 +76,14 @@ impl Engine {
         }
     }
 
-    fn end_lease(&mut self, number: u16, lease: Lease, outcome: Outcome, step: &mut Step<'_>) {
+    /// Ends a lease that its holder has given up.
+    pub(crate) fn end_lease(
+        &mut self,
+        number: u16,
+        lease: Lease,
+        outcome: Outcome,
+        step: &mut Step<'_>,
+    ) {
         if let Some(consumer) = lease.consumer {
             let holder = self.holder(step, number);
             holder.consuming -= 1;
@@ -75,19 +101,25 @@ impl Engine {
             return self.chunks.release(lease.entry.chunk, &mut step.effects.released);
         };
         queue.leased -= 1;
+        let limit = queue.settings.delivery_limit;
         match outcome {
-            Outcome::Accept | Outcome::Discard => {
-                step.settled(lease.queue, lease.entry, &mut self.chunks);
+            Outcome::Accept => step.settled(lease.queue, lease.entry, &mut self.chunks),
+            Outcome::Discard => self.die(lease.queue, lease.entry, Reason::Rejected, step),
+            Outcome::Requeue if limit.is_some_and(|limit| lease.entry.attempts >= limit) => {
+                self.die(lease.queue, lease.entry, Reason::DeliveryLimit, step);
             }
             Outcome::Requeue => {
-                queue.give_back(lease.entry);
+                queue.give_back(lease.entry, &self.chunks);
                 mark_dirty(queue, &mut self.dirty);
+                if queue.over_limit() && !queue.settings.rejects() {
+                    self.trim(lease.queue, step);
+                }
             }
         }
     }
 
     /// Where all consumers of a holder share a limit, one's settling makes room for any.
-    fn wake_shared(&mut self, number: u16, step: &Step<'_>) {
+    pub(crate) fn wake_shared(&mut self, number: u16, step: &Step<'_>) {
         if self.holder(step, number).shared_prefetch != 0 {
             self.wake_consumers(step.session, number);
         }
@@ -119,7 +151,7 @@ fn wake(
     if mem::take(&mut consumer.blocked)
         && let Some(queue) = queues.get_mut(&consumer.queue)
     {
-        queue.active.push_back(id);
+        queue.active.push(consumer.priority, id);
         mark_dirty(queue, dirty);
     }
 }

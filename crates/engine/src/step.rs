@@ -3,34 +3,64 @@
 use std::mem;
 use std::sync::Arc;
 
-use leveret_model::{Chunk, Lsn, Position, QueueId, SessionId};
+use leveret_model::limits::STEP_WORK_BYTES_MAX;
+use leveret_model::{Chunk, Lsn, Position, QueueId, SessionId, Time};
 
 use crate::chunks::Chunks;
 use crate::effect::Effects;
 use crate::queue::Entry;
 
-/// The step under way: whose batch it is and where its effects go.
+/// Messages that are being published.
+#[derive(Clone)]
+pub(crate) struct Content {
+    pub(crate) chunk: Arc<Chunk>,
+    /// Its slot in [`Chunks`].
+    pub(crate) slot: u32,
+}
+
+/// The step under way.
 pub(crate) struct Step<'a> {
     pub(crate) session: SessionId,
-    /// The batch's messages, and their slot in [`Chunks`].
-    pub(crate) chunk: Arc<Chunk>,
-    pub(crate) slot: u32,
+    pub(crate) now: Time,
+    /// The batch's messages.
+    pub(crate) content: Content,
     /// Where the step's records will be in the log.
     pub(crate) address: Lsn,
     pub(crate) effects: &'a mut Effects,
     /// Positions of one queue that are settled and not in the log yet.
-    pub(crate) settled: Run,
+    settled: Run,
+    /// Of what nobody waits for, how much is still to be done in this step, in bytes.
+    work: usize,
 }
 
 /// Neighbouring positions of one queue, settled one after the other: one record in the log.
 #[derive(Debug, Default)]
-pub(crate) struct Run {
+struct Run {
     queue: QueueId,
     first: Position,
     count: u64,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    pub(crate) fn new(
+        session: SessionId,
+        content: Content,
+        now: Time,
+        address: Lsn,
+        effects: &'a mut Effects,
+    ) -> Self {
+        let (settled, work) = (Run::default(), STEP_WORK_BYTES_MAX);
+        Step { session, now, content, address, effects, settled, work }
+    }
+
+    /// Takes so many bytes from what the step may do of what nobody waits for; `false` when that
+    /// is done. The last piece may be too large, so that every step gets on.
+    pub(crate) fn may_work(&mut self, bytes: usize) -> bool {
+        let may = self.work > 0;
+        self.work = self.work.saturating_sub(bytes);
+        may
+    }
+
     /// Ends a message: its queue is done with it, and the log will know.
     pub(crate) fn settled(&mut self, queue: QueueId, entry: Entry, chunks: &mut Chunks) {
         chunks.release(entry.chunk, &mut self.effects.released);

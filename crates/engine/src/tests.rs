@@ -1,10 +1,20 @@
 //! The engine at its boundary: commands in, effects out.
 
+mod arguments;
 mod consuming;
+mod dead_letters;
 mod declaring;
+mod expiring;
+mod overflow;
 mod plain;
+mod priorities;
 mod publishing;
+mod quorum;
 mod random;
 mod recovering;
+mod replies;
+mod routing;
 mod settling;
+mod tools;
+mod transactions;
 mod world;

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use leveret_model::QueueId;
 use rustc_hash::FxHashSet;
+
+use crate::exchange::{Target, remove_one};
 
 #[derive(Debug)]
 pub(crate) struct Topics {
@@ -23,7 +24,7 @@ struct Node {
     /// Whether it is reached by `#`: then any word leads back to it.
     is_hash: bool,
     /// Bound by the pattern that ends here, as often as bound.
-    queues: Vec<QueueId>,
+    targets: Vec<Target>,
 }
 
 impl Default for Topics {
@@ -37,7 +38,7 @@ fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl Topics {
-    pub(crate) fn insert(&mut self, pattern: &[u8], queue: QueueId) {
+    pub(crate) fn insert(&mut self, pattern: &[u8], target: Target) {
         let mut at = 0;
         for word in words(pattern) {
             at = match self.child(at, word) {
@@ -45,10 +46,10 @@ impl Topics {
                 None => self.add_child(at, word),
             };
         }
-        self.nodes[at as usize].queues.push(queue);
+        self.nodes[at as usize].targets.push(target);
     }
 
-    pub(crate) fn remove(&mut self, pattern: &[u8], queue: QueueId) {
+    pub(crate) fn remove(&mut self, pattern: &[u8], target: Target) {
         let mut path = vec![(0, &b""[..])];
         let mut at = 0;
         for word in words(pattern) {
@@ -56,7 +57,7 @@ impl Topics {
             at = child;
             path.push((at, word));
         }
-        remove_one(&mut self.nodes[at as usize].queues, queue);
+        remove_one(&mut self.nodes[at as usize].targets, target);
         while let [.., (parent, _), (node, word)] = path[..] {
             if !self.nodes[node as usize].is_empty() {
                 return;
@@ -67,8 +68,8 @@ impl Topics {
         }
     }
 
-    /// Adds the queues whose pattern matches; one may come several times.
-    pub(crate) fn matches(&self, key: &[u8], queues: &mut Vec<QueueId>) {
+    /// Adds the targets whose pattern matches; one may come several times.
+    pub(crate) fn matches(&self, key: &[u8], targets: &mut Vec<Target>) {
         let mut reached = Vec::new();
         let mut next = Vec::new();
         let mut seen = FxHashSet::default();
@@ -87,8 +88,13 @@ impl Topics {
             std::mem::swap(&mut reached, &mut next);
         }
         for at in reached {
-            queues.extend(&self.nodes[at as usize].queues);
+            targets.extend(&self.nodes[at as usize].targets);
         }
+    }
+
+    /// Everything that is bound, once for each binding.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.nodes.iter().flat_map(|node| &node.targets).copied().collect()
     }
 
     /// Adds a node to the set, and its `#` child, which is reached with no word at all.
@@ -143,23 +149,21 @@ impl Topics {
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.queues.is_empty()
+        self.targets.is_empty()
             && self.words.is_empty()
             && self.star.is_none()
             && self.hash.is_none()
     }
 }
 
-/// Removes one occurrence.
-pub(crate) fn remove_one(queues: &mut Vec<QueueId>, queue: QueueId) {
-    if let Some(index) = queues.iter().position(|each| *each == queue) {
-        queues.swap_remove(index);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leveret_model::QueueId;
+
+    fn target(id: u64) -> Target {
+        Target::Queue(QueueId(id))
+    }
 
     /// The definition, as a recursion.
     fn matches(pattern: &[&[u8]], key: &[&[u8]]) -> bool {
@@ -186,7 +190,7 @@ mod tests {
         }
         let mut topics = Topics::default();
         for (id, pattern) in (0..).zip(&all) {
-            topics.insert(pattern.as_bytes(), QueueId(id));
+            topics.insert(pattern.as_bytes(), target(id));
         }
         for key in all.iter().filter(|key| !key.contains(['*', '#'])) {
             let mut found = Vec::new();
@@ -197,12 +201,12 @@ mod tests {
             let expected: Vec<_> = (0..)
                 .zip(&all)
                 .filter(|(_, p)| matches(&words(p.as_bytes()).collect::<Vec<_>>(), &key))
-                .map(|(id, _)| QueueId(id))
+                .map(|(id, _)| target(id))
                 .collect();
             assert_eq!(found, expected, "key {key:?}");
         }
         for (id, pattern) in (0..).zip(&all) {
-            topics.remove(pattern.as_bytes(), QueueId(id));
+            topics.remove(pattern.as_bytes(), target(id));
         }
         assert!(topics.nodes[0].is_empty());
         assert_eq!(topics.free.len(), topics.nodes.len() - 1);
@@ -211,9 +215,9 @@ mod tests {
     #[test]
     fn many_hashes_stay_cheap() {
         let mut topics = Topics::default();
-        topics.insert(["#"; 100].join(".").as_bytes(), QueueId(1));
+        topics.insert(["#"; 100].join(".").as_bytes(), target(1));
         let mut found = Vec::new();
         topics.matches(["a"; 128].join(".").as_bytes(), &mut found);
-        assert_eq!(found, [QueueId(1)]);
+        assert_eq!(found, [target(1)]);
     }
 }

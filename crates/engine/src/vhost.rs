@@ -7,36 +7,45 @@ use std::collections::BTreeMap;
 
 use leveret_model::{FieldTable, QueueId, ShortString};
 
-use crate::exchange::{Exchange, Router};
+use crate::bound::Bindings;
+use crate::exchange::{Exchange, ExchangeId, Router};
 
 #[derive(Debug)]
 pub(crate) struct VHost {
     pub(crate) name: ShortString,
-    pub(crate) exchanges: BTreeMap<ShortString, Exchange>,
+    pub(crate) exchanges: BTreeMap<ShortString, ExchangeId>,
     pub(crate) queues: BTreeMap<ShortString, QueueId>,
 }
 
 /// The exchanges that every virtual host has. The default exchange is not among them: it is the
 /// table of queue names.
-const PREDECLARED: [(&str, &str); 3] =
-    [("amq.direct", "direct"), ("amq.fanout", "fanout"), ("amq.topic", "topic")];
+const PREDECLARED: [(&str, &str); 6] = [
+    ("amq.direct", "direct"),
+    ("amq.fanout", "fanout"),
+    ("amq.headers", "headers"),
+    ("amq.match", "headers"),
+    ("amq.rabbitmq.trace", "topic"),
+    ("amq.topic", "topic"),
+];
 
 impl VHost {
     pub(crate) fn new(name: ShortString) -> Self {
-        let exchange = |(name, kind): (&'static str, &str)| {
-            let name = ShortString::from_static(name);
-            let exchange = Exchange {
-                name: name.clone(),
-                durable: true,
-                auto_delete: false,
-                internal: false,
-                arguments: FieldTable::default(),
-                router: Router::of_kind(kind.as_bytes()).expect("a type of the table above"),
-                bindings: 0,
-            };
-            (name, exchange)
-        };
-        let exchanges = PREDECLARED.into_iter().map(exchange).collect();
-        VHost { name, exchanges, queues: BTreeMap::new() }
+        VHost { name, exchanges: BTreeMap::new(), queues: BTreeMap::new() }
     }
+}
+
+/// The exchanges of a new virtual host.
+pub(crate) fn predeclared(vhost: usize) -> impl Iterator<Item = Exchange> {
+    PREDECLARED.into_iter().map(move |(name, kind)| Exchange {
+        vhost,
+        name: ShortString::from_static(name),
+        durable: true,
+        auto_delete: false,
+        internal: name == "amq.rabbitmq.trace",
+        arguments: FieldTable::default(),
+        router: Router::of_kind(kind.as_bytes()).expect("a type of the table above"),
+        outgoing: 0,
+        bound_to: Bindings::default(),
+        alternate: None,
+    })
 }

@@ -8,7 +8,7 @@ use leveret_broker::Broker;
 use leveret_model::limits::HTTP_CONNECTIONS_MAX;
 use tokio::sync::Semaphore;
 
-use crate::{answer, overview, queues, whoami};
+use crate::{answer, nodes, overview, queues, whoami};
 
 /// What the API says about the server it is part of.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ fn router(state: State) -> Router {
     Router::new()
         .route("/api/overview", get(overview::show))
         .route("/api/whoami", get(whoami::show))
+        .route("/api/nodes", get(nodes::list))
+        .route("/api/nodes/{name}", get(nodes::show))
         .route("/api/queues", get(queues::list))
         .route("/api/queues/{vhost}", get(queues::list_of_vhost))
         .route("/api/queues/{vhost}/{name}", get(queues::show))

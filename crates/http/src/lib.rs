@@ -14,6 +14,7 @@ mod answer;
 mod api;
 mod arguments;
 mod caller;
+mod nodes;
 mod overview;
 mod patience;
 mod queues;

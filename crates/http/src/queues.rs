@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use axum::extract;
 use axum::http::Uri;
 use axum::response::Response;
-use leveret_broker::Broker;
 use leveret_broker::engine::QueueStatus;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -75,7 +74,7 @@ pub(crate) async fn list_of_vhost(
     let vhost = segment(&uri, 0);
     let mut queues = state.broker.queues();
     queues.retain(|queue| queue.vhost == vhost[..]);
-    if queues.is_empty() && !is_vhost(&state.broker, &vhost) {
+    if queues.is_empty() && !state.broker.has_vhost(&vhost) {
         return answer::not_found();
     }
     sorted(queues, &uri, &state)
@@ -104,11 +103,6 @@ fn sorted(mut queues: Vec<QueueStatus>, uri: &Uri, state: &State) -> Response {
     queues.sort_unstable_by(|a, b| (&a.vhost, &a.name).cmp(&(&b.vhost, &b.name)));
     let node = &state.identity.node;
     answer::ok(&queues.iter().map(|queue| Queue::of(queue, node)).collect::<Vec<_>>())
-}
-
-/// Whether there is such a virtual host: a session could be started in it.
-fn is_vhost(broker: &Broker, name: &[u8]) -> bool {
-    broker.connect(name).is_some()
 }
 
 /// A name in the path, as the bytes it stands for: it need not be UTF-8.

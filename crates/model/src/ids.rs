@@ -34,6 +34,22 @@ id! {
     SessionId(u64)
 }
 
+id! {
+    /// A moment: milliseconds since 1970 began, by the runtime's clock, which never goes back.
+    Time(u64)
+}
+
+impl Time {
+    /// Later than every moment there will be.
+    pub const NEVER: Time = Time(u64::MAX);
+
+    /// The moment `milliseconds` later.
+    #[must_use]
+    pub fn after(self, milliseconds: u64) -> Time {
+        Time(self.0.saturating_add(milliseconds))
+    }
+}
+
 impl Lsn {
     /// The address `bytes` further on.
     #[must_use]

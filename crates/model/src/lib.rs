@@ -7,7 +7,7 @@ pub mod name;
 pub mod properties;
 pub mod table;
 
-pub use ids::{Lsn, Position, QueueId, SessionId};
+pub use ids::{Lsn, Position, QueueId, SessionId, Time};
 pub use message::{Chunk, Message};
 pub use name::ShortString;
 pub use properties::Properties;

@@ -16,6 +16,13 @@ pub const HEARTBEAT: Duration = Duration::from_secs(60);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest message body, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How much of messages that are not whole yet one connection may send, in bytes: eight of the
+/// largest. A client that publishes on many channels at once sends them piece by piece. RabbitMQ
+/// has no such limit.
+pub const UNFINISHED_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Longest time to live of a message or a queue, in milliseconds: ten years
+/// (rabbit_misc:check_expiry).
+pub const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 /// Longest short string, in bytes (AMQP 0-9-1, 4.2.5.3): names, routing keys, consumer tags.
 pub const SHORT_STRING_BYTES_MAX: usize = 255;
 /// How deep tables and arrays may nest in each other. RabbitMQ has no such limit.
@@ -36,6 +43,12 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const READ_BYTES_MAX: usize = 64 * 1024;
 /// How much may wait for the disk before publishers of persistent messages wait too, in bytes.
 pub const LOG_BACKLOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// When publishers that were stopped because messages take too much memory may go on: when that
+/// has fallen to this share of what is allowed, in percent. RabbitMQ has no such margin.
+pub const MEMORY_RESUME_PERCENT: usize = 90;
+/// Least memory that may be allowed for messages, in bytes: one of the largest must have room,
+/// with some to spare.
+pub const MEMORY_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// HTTP connections at a time; the API is for people and their tools, not for every client.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
 /// How long an HTTP client may take for the head of a request, and between two requests.
@@ -46,3 +59,8 @@ pub const HTTP_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const HTTP_HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Largest body of an HTTP request, in bytes.
 pub const HTTP_BODY_BYTES_MAX: u64 = 10_000_000;
+/// How much content one transaction may publish, in bytes.
+pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How much one step does of what nobody waits for: dead letters written anew and expired messages
+/// dropped, in bytes of content; what is left is for the next steps.
+pub const STEP_WORK_BYTES_MAX: usize = 1024 * 1024;

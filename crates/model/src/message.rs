@@ -24,6 +24,7 @@ struct Entry {
     properties_len: u32,
     envelope_len: u16,
     persistent: bool,
+    died: bool,
 }
 
 /// A borrowed message of a [`Chunk`], or one about to be put into one.
@@ -63,6 +64,7 @@ impl Chunk {
             properties_len: u32::try_from(message.properties.len()).map_err(|_| ChunkFull)?,
             envelope_len: u16::try_from(message.envelope.len()).map_err(|_| ChunkFull)?,
             persistent: message.persistent,
+            died: false,
         };
         let index = u32::try_from(self.entries.len()).map_err(|_| ChunkFull)?;
         self.bytes.extend_from_slice(message.envelope);
@@ -105,6 +107,33 @@ impl Chunk {
         self.entries[index as usize].persistent
     }
 
+    /// The bytes of body of the message at `index`.
+    ///
+    /// # Panics
+    /// As [`Chunk::get`].
+    #[must_use]
+    pub fn body_len(&self, index: u32) -> usize {
+        self.entries[index as usize].body_len as usize
+    }
+
+    /// Notes that the message at `index` was dead-lettered: what its headers say of that is the
+    /// broker's word, not a client's.
+    ///
+    /// # Panics
+    /// As [`Chunk::get`].
+    pub fn set_died(&mut self, index: u32) {
+        self.entries[index as usize].died = true;
+    }
+
+    /// Whether the message at `index` was dead-lettered.
+    ///
+    /// # Panics
+    /// As [`Chunk::get`].
+    #[must_use]
+    pub fn has_died(&self, index: u32) -> bool {
+        self.entries[index as usize].died
+    }
+
     /// How many messages it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -121,6 +150,12 @@ impl Chunk {
     #[must_use]
     pub fn content_len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     /// Gives back memory reserved and not used, where that is worth a copy.

@@ -4,6 +4,7 @@
 //! [`scan`] is for messages that pass through: it checks the list and finds what routing needs
 //! without a copy. [`Properties`] is for those that are looked at or changed.
 
+use crate::limits::EXPIRATION_MS_MAX;
 use crate::name::ShortString;
 use crate::table::{FieldTable, TableError};
 
@@ -116,12 +117,14 @@ pub struct Scan<'a> {
     pub delivery_mode: Option<u8>,
     /// Priority in a priority queue.
     pub priority: Option<u8>,
-    /// Time to live, in milliseconds, as decimal text; not checked.
+    /// Where to reply.
+    pub reply_to: Option<&'a [u8]>,
+    /// Time to live, in milliseconds, as decimal text, for [`expiration`]; not checked.
     pub expiration: Option<&'a [u8]>,
     /// The user who sent it.
     pub user_id: Option<&'a [u8]>,
     /// The content of the header table, without its length, for
-    /// [`FieldTable::decode_content`]; not checked.
+    /// [`FieldTable::decode_content`] or [`FieldTable::check_content`]; not checked.
     pub headers: Option<&'a [u8]>,
 }
 
@@ -163,7 +166,10 @@ fn scan_list(raw: &[u8]) -> Result<Scan<'_>, PropertiesError> {
     if has(PRIORITY) {
         scan.priority = Some(u8::read(&mut rest)?);
     }
-    skip_short_strings(&mut rest, flags & (CORRELATION_ID | REPLY_TO))?;
+    skip_short_strings(&mut rest, flags & CORRELATION_ID)?;
+    if has(REPLY_TO) {
+        scan.reply_to = Some(short_string(&mut rest)?);
+    }
     if has(EXPIRATION) {
         scan.expiration = Some(short_string(&mut rest)?);
     }
@@ -178,6 +184,89 @@ fn scan_list(raw: &[u8]) -> Result<Scan<'_>, PropertiesError> {
     skip_short_strings(&mut rest, flags & (APP_ID | CLUSTER_ID))?;
     nothing_left(rest)?;
     Ok(scan)
+}
+
+/// Why a time to live is none. The texts are RabbitMQ's terms (rabbit_basic:parse_expiration).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpirationError {
+    /// It does not begin with a number.
+    #[error("no_integer")]
+    NoInteger,
+    /// Something comes behind the number.
+    #[error("{{leftover_string,{0}}}")]
+    Leftover(
+        /// What, as Erlang writes a string.
+        String,
+    ),
+    /// It has passed before it begins.
+    #[error("{{value_negative,{0}}}")]
+    Negative(
+        /// The number.
+        String,
+    ),
+    /// More than [`EXPIRATION_MS_MAX`].
+    #[error("{{value_too_large,{0}}}")]
+    TooLarge(
+        /// The number.
+        String,
+    ),
+}
+
+/// Reads the property `expiration`: a time to live in milliseconds.
+///
+/// # Errors
+/// [`ExpirationError`] where RabbitMQ has one.
+pub fn expiration(text: &[u8]) -> Result<u64, ExpirationError> {
+    let (negative, unsigned) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let digits = unsigned.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, left) = unsigned.split_at(digits);
+    if digits.is_empty() {
+        return Err(ExpirationError::NoInteger);
+    }
+    if !left.is_empty() {
+        return Err(ExpirationError::Leftover(erlang_string(left)));
+    }
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    let digits = String::from_utf8_lossy(&digits[zeros..]);
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    if negative {
+        return Err(ExpirationError::Negative(format!("-{digits}")));
+    }
+    match digits.parse() {
+        Ok(value) if value <= EXPIRATION_MS_MAX => Ok(value),
+        _ => Err(ExpirationError::TooLarge(digits.into_owned())),
+    }
+}
+
+/// Bytes as Erlang writes a list of them (`~tp`): as text if all are Latin-1 that can be printed.
+fn erlang_string(bytes: &[u8]) -> String {
+    let mut text = String::from("\"");
+    for &byte in bytes {
+        match byte {
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            b'\n' => text.push_str("\\n"),
+            b'\r' => text.push_str("\\r"),
+            b'\t' => text.push_str("\\t"),
+            0x08 => text.push_str("\\b"),
+            0x0b => text.push_str("\\v"),
+            0x0c => text.push_str("\\f"),
+            0x1b => text.push_str("\\e"),
+            b' '..=b'~' | 0xa0.. => text.push(char::from(byte)),
+            _ => {
+                let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+                return format!("[{}]", numbers.join(","));
+            }
+        }
+    }
+    text.push('"');
+    text
 }
 
 /// Reads the flags. RabbitMQ ignores the two bits that stand for no property; a client that reads

@@ -54,6 +54,7 @@ fn expected<'a>(properties: &'a Properties, headers: &'a [u8]) -> Scan<'a> {
     Scan {
         delivery_mode: properties.delivery_mode,
         priority: properties.priority,
+        reply_to: properties.reply_to.as_ref().map(ShortString::as_bytes),
         expiration: properties.expiration.as_ref().map(ShortString::as_bytes),
         user_id: properties.user_id.as_ref().map(ShortString::as_bytes),
         headers: properties.headers.as_ref().map(|_| headers),
@@ -140,6 +141,37 @@ fn refuses_what_is_not_a_list() {
     assert_eq!(Properties::decode(raw), Err(Headers(TableError::UnknownType(b'U'))));
     // A header table of 4 GiB that is not there.
     assert_eq!(scan(b"\x20\0\xff\xff\xff\xff"), Err(Truncated));
+}
+
+#[test]
+fn expirations_are_read_as_erlang_reads_them() {
+    let accepted = [("0", 0), ("-0", 0), ("+5", 5), ("00012", 12), ("60000", 60_000)];
+    for (text, value) in accepted {
+        assert_eq!(expiration(text.as_bytes()), Ok(value), "{text}");
+    }
+    assert_eq!(expiration(b"315360000000"), Ok(EXPIRATION_MS_MAX));
+    // What string:to_integer and io_lib:format("~tp") of Erlang/OTP 25 say.
+    let refused: [(&[u8], &str); 16] = [
+        (b"", "no_integer"),
+        (b"abc", "no_integer"),
+        (b" 1", "no_integer"),
+        (b"+", "no_integer"),
+        (b"-", "no_integer"),
+        (b"+-5", "no_integer"),
+        (b"1 ", r#"{leftover_string," "}"#),
+        (b"1.5", r#"{leftover_string,".5"}"#),
+        (b"12x\"y\\", r#"{leftover_string,"x\"y\\"}"#),
+        (b"1\x08\x0b\x0c\r\n\t\x1b", r#"{leftover_string,"\b\v\f\r\n\t\e"}"#),
+        (b"1\xc8", r#"{leftover_string,"È"}"#),
+        (b"1\n\t\0", "{leftover_string,[10,9,0]}"),
+        (b"-1", "{value_negative,-1}"),
+        (b"-0012", "{value_negative,-12}"),
+        (b"315360000001", "{value_too_large,315360000001}"),
+        (b"12345678901234567890123", "{value_too_large,12345678901234567890123}"),
+    ];
+    for (text, error) in refused {
+        assert_eq!(expiration(text).unwrap_err().to_string(), error, "{text:?}");
+    }
 }
 
 #[test]

@@ -136,6 +136,22 @@ impl FieldTable {
         read_table(content, 1)
     }
 
+    /// Checks the content of a table without building it, and says whether it has a value of one
+    /// of these names. It refuses what [`FieldTable::decode_content`] refuses.
+    ///
+    /// # Errors
+    /// [`TableError`] if the bytes are not a table.
+    pub fn check_content(mut content: &[u8], names: &[&[u8]]) -> Result<bool, TableError> {
+        let mut found = false;
+        while !content.is_empty() {
+            let [len] = read(&mut content)?;
+            let name = take(&mut content, len.into())?;
+            found |= names.contains(&name);
+            check_value(&mut content, 1)?;
+        }
+        Ok(found)
+    }
+
     /// Appends the table with its length in front.
     ///
     /// # Panics
@@ -384,6 +400,45 @@ fn read_value(input: &mut &[u8], depth: usize) -> Result<FieldValue, TableError>
         b'V' => FieldValue::Void,
         unknown => return Err(TableError::UnknownType(unknown)),
     })
+}
+
+fn check_table(mut content: &[u8], depth: usize) -> Result<(), TableError> {
+    if depth > TABLE_DEPTH_MAX {
+        return Err(TableError::TooDeep);
+    }
+    while !content.is_empty() {
+        let [len] = read(&mut content)?;
+        take(&mut content, len.into())?;
+        check_value(&mut content, depth)?;
+    }
+    Ok(())
+}
+
+fn check_array(mut content: &[u8], depth: usize) -> Result<(), TableError> {
+    if depth > TABLE_DEPTH_MAX {
+        return Err(TableError::TooDeep);
+    }
+    while !content.is_empty() {
+        check_value(&mut content, depth)?;
+    }
+    Ok(())
+}
+
+/// Passes over what [`read_value`] reads.
+fn check_value(input: &mut &[u8], depth: usize) -> Result<(), TableError> {
+    let [tag] = read(input)?;
+    match tag {
+        b'S' | b'x' => read_long(input).map(drop),
+        b't' | b'b' | b'B' => read::<1>(input).map(drop),
+        b's' | b'u' => read::<2>(input).map(drop),
+        b'I' | b'i' | b'f' => read::<4>(input).map(drop),
+        b'l' | b'L' | b'd' | b'T' => read::<8>(input).map(drop),
+        b'D' => read::<1>(input).and_then(|_| read::<4>(input)).map(drop),
+        b'F' => check_table(read_long(input)?, depth + 1),
+        b'A' => check_array(read_long(input)?, depth + 1),
+        b'V' => Ok(()),
+        unknown => Err(TableError::UnknownType(unknown)),
+    }
 }
 
 /// Bytes behind a four byte length, borrowed: nothing is allocated for a length alone.

@@ -206,6 +206,30 @@ proptest! {
     }
 
     #[test]
+    fn a_check_accepts_and_refuses_what_decoding_does(
+        table in tables(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut content = Vec::new();
+        table.encode_content(&mut content);
+        same_verdict(&content);
+        for (index, byte) in changes {
+            if !content.is_empty() {
+                let index = index.index(content.len());
+                content[index] = byte;
+                same_verdict(&content);
+            }
+        }
+        same_verdict(&content[..cut.index(content.len() + 1)]);
+    }
+
+    #[test]
+    fn a_check_of_any_bytes_ends_as_decoding_does(bytes in table_likes()) {
+        same_verdict(&bytes);
+    }
+
+    #[test]
     fn every_truncation_is_an_error(table in tables()) {
         let bytes = encoded(&table);
         for len in 0..bytes.len() {
@@ -221,6 +245,47 @@ proptest! {
             let mut again = Vec::new();
             table.encode_content(&mut again);
             prop_assert_eq!(FieldTable::decode_content(&again), Ok(table));
+        }
+    }
+}
+
+/// A check must find the same faults as decoding, and the same names.
+fn same_verdict(content: &[u8]) {
+    let names: [&[u8]; 2] = [b"\x01", b"CC"];
+    let has = |table: FieldTable| names.iter().any(|name| table.get(*name).is_some());
+    let decoded = FieldTable::decode_content(content);
+    assert_eq!(FieldTable::check_content(content, &names), decoded.map(has), "{content:?}");
+}
+
+#[test]
+fn a_check_looks_for_names_at_the_top_only() {
+    let inner = FieldTable::from_iter([(name("CC"), FieldValue::Void)]);
+    let names: [&[u8]; 2] = [b"CC", b"BCC"];
+    let check = |table: FieldTable| {
+        let mut content = Vec::new();
+        table.encode_content(&mut content);
+        FieldTable::check_content(&content, &names).unwrap()
+    };
+    assert!(!check(FieldTable::new()));
+    assert!(!check(FieldTable::from_iter([(name("a"), FieldValue::Table(inner.clone()))])));
+    assert!(check(inner));
+    assert!(check(FieldTable::from_iter([
+        (name("a"), FieldValue::I32(1)),
+        (name("BCC"), FieldValue::Array(Vec::new())),
+    ])));
+}
+
+#[test]
+fn a_check_nests_as_deep_as_decoding() {
+    for depth in [TABLE_DEPTH_MAX - 1, TABLE_DEPTH_MAX, TABLE_DEPTH_MAX + 1] {
+        for table in [false, true] {
+            let value = (1..depth).fold(FieldValue::Void, |value, _| match table {
+                true => FieldValue::Table([(name("k"), value)].into_iter().collect()),
+                false => FieldValue::Array(vec![value]),
+            });
+            let mut content = Vec::new();
+            FieldTable::from_iter([(name("k"), value)]).encode_content(&mut content);
+            same_verdict(&content);
         }
     }
 }

@@ -18,7 +18,9 @@ mod varint;
 mod write;
 
 pub use read::{RecordError, Records, Targets};
-pub use record::{BindingDefinition, Destination, ExchangeDefinition, QueueDefinition, Record};
+pub use record::{
+    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, Record,
+};
 pub use write::{
     write_bind, write_declare_exchange, write_declare_queue, write_delete_exchange,
     write_delete_queue, write_publish, write_settle, write_unbind,

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
+use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
 
 use crate::record::{
-    BindingDefinition, Destination, ExchangeDefinition, QueueDefinition, Record, destination, flag,
-    kind,
+    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, Record,
+    destination, flag, kind,
 };
 use crate::varint;
 
@@ -141,7 +141,12 @@ struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
     fn publish(&mut self) -> Option<Record<'a>> {
-        let flags = self.flags(flag::PERSISTENT)?;
+        let flags = self.flags(flag::PERSISTENT | flag::TIMED | flag::DIED)?;
+        let time = match flags & flag::TIMED {
+            0 => None,
+            _ => Some(Time(self.number()?)),
+        };
+        let origin = Origin { time, died: flags & flag::DIED != 0 };
         let envelope_len = self.size()?;
         let properties_len = self.size()?;
         let count = self.size()?;
@@ -162,7 +167,7 @@ impl<'a> Body<'a> {
         let body = std::mem::take(&mut self.0);
         let persistent = flags & flag::PERSISTENT != 0;
         let message = Message { envelope, properties, body, persistent };
-        Some(Record::Publish { message, targets: Targets { bytes, remaining: count } })
+        Some(Record::Publish { message, origin, targets: Targets { bytes, remaining: count } })
     }
 
     fn settle(&mut self) -> Option<Record<'a>> {

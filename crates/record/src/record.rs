@@ -1,6 +1,6 @@
 //! What can be written to the log.
 
-use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
+use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
 
 use crate::read::Targets;
 
@@ -11,6 +11,8 @@ pub enum Record<'a> {
     Publish {
         /// The message as it was sent.
         message: Message<'a>,
+        /// How it came to be there.
+        origin: Origin,
         /// Where it went.
         targets: Targets<'a>,
     },
@@ -43,6 +45,15 @@ pub enum Record<'a> {
     Bind(BindingDefinition),
     /// A binding is gone.
     Unbind(BindingDefinition),
+}
+
+/// How a message came to be published, where that matters later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// When, if it can become too old.
+    pub time: Option<Time>,
+    /// Whether it was dead-lettered: its headers tell its history.
+    pub died: bool,
 }
 
 /// A durable exchange.
@@ -119,6 +130,9 @@ pub(crate) mod kind {
 /// Bits of the flag bytes in record bodies.
 pub(crate) mod flag {
     pub(crate) const PERSISTENT: u8 = 1;
+    /// A time follows.
+    pub(crate) const TIMED: u8 = 2;
+    pub(crate) const DIED: u8 = 4;
     pub(crate) const AUTO_DELETE: u8 = 1;
     pub(crate) const INTERNAL: u8 = 2;
 }

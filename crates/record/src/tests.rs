@@ -1,4 +1,4 @@
-use leveret_model::{FieldTable, FieldValue, Message, Position, QueueId, ShortString};
+use leveret_model::{FieldTable, FieldValue, Message, Position, QueueId, ShortString, Time};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -67,6 +67,7 @@ enum Owned {
         properties: Vec<u8>,
         body: Vec<u8>,
         persistent: bool,
+        origin: Origin,
         targets: Vec<(QueueId, Position)>,
     },
     Settle(QueueId, Position, u64),
@@ -81,12 +82,15 @@ enum Owned {
 fn publish() -> impl Strategy<Value = Owned> {
     let targets = vec((any::<u64>(), any::<u64>()), 0..5);
     let content = vec(any::<u8>(), 0..300);
-    (short(), short(), content.clone(), content, any::<bool>(), targets).prop_map(
-        |(exchange, key, properties, body, persistent, targets)| Owned::Publish {
+    let origin = (any::<Option<u64>>(), any::<bool>())
+        .prop_map(|(time, died)| Origin { time: time.map(Time), died });
+    (short(), short(), content.clone(), content, any::<bool>(), origin, targets).prop_map(
+        |(exchange, key, properties, body, persistent, origin, targets)| Owned::Publish {
             envelope: envelope(exchange.as_bytes(), key.as_bytes()),
             properties,
             body,
             persistent,
+            origin,
             targets: targets.into_iter().map(|(q, p)| (QueueId(q), Position(p))).collect(),
         },
     )
@@ -115,9 +119,14 @@ fn envelope(exchange: &[u8], key: &[u8]) -> Vec<u8> {
 
 fn write(out: &mut Vec<u8>, record: &Owned) {
     match record {
-        Owned::Publish { envelope, properties, body, persistent, targets } => {
+        Owned::Publish { envelope, properties, body, persistent, origin, targets } => {
             let persistent = *persistent;
-            write_publish(out, Message { envelope, properties, body, persistent }, targets);
+            write_publish(
+                out,
+                Message { envelope, properties, body, persistent },
+                *origin,
+                targets,
+            );
         }
         Owned::Settle(queue, first, count) => write_settle(out, *queue, *first, *count),
         Owned::DeclareExchange(exchange) => write_declare_exchange(out, exchange),
@@ -132,11 +141,12 @@ fn write(out: &mut Vec<u8>, record: &Owned) {
 fn same(read: &Record<'_>, written: &Owned) -> bool {
     match (read, written) {
         (
-            Record::Publish { message, targets },
-            Owned::Publish { envelope, properties, body, persistent, targets: sent },
+            Record::Publish { message, origin: read, targets },
+            Owned::Publish { envelope, properties, body, persistent, origin, targets: sent },
         ) => {
             let expected = Message { envelope, properties, body, persistent: *persistent };
             *message == expected
+                && read == origin
                 && targets.len() == sent.len()
                 && Iterator::eq(*targets, sent.iter().copied())
         }
@@ -207,7 +217,7 @@ proptest! {
 
 fn drain(bytes: &[u8]) {
     for record in Records::new(bytes) {
-        if let Ok((_, Record::Publish { targets, message })) = record {
+        if let Ok((_, Record::Publish { targets, message, .. })) = record {
             assert!(targets.len() <= bytes.len());
             let _ = (targets.count(), message.exchange(), message.routing_key());
         }
@@ -250,7 +260,7 @@ fn the_format_is_pinned() {
     let envelope = envelope(b"x", b"key");
     let message =
         Message { envelope: &envelope, properties: &[0, 0], body: b"hi", persistent: true };
-    write_publish(&mut bytes, message, &[(QueueId(3), Position(300))]);
+    write_publish(&mut bytes, message, Origin::default(), &[(QueueId(3), Position(300))]);
     write_settle(&mut bytes, QueueId(3), Position(300), 2);
     let publish = [1, 17, 1, 6, 2, 1, 3, 0xac, 2, 1, b'x', 3, b'k', b'e', b'y', 0, 0, b'h', b'i'];
     assert_eq!(bytes, [&publish[..], &[2, 4, 3, 0xac, 2, 2]].concat());

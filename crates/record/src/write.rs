@@ -3,26 +3,39 @@
 use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
 
 use crate::record::{
-    BindingDefinition, Destination, ExchangeDefinition, QueueDefinition, destination, flag, kind,
+    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, destination, flag,
+    kind,
 };
 use crate::varint;
 
 /// A message and the durable queues it goes to, with its position in each.
 ///
 /// The hot path: one reservation, then copies.
-pub fn write_publish(out: &mut Vec<u8>, message: Message<'_>, targets: &[(QueueId, Position)]) {
+pub fn write_publish(
+    out: &mut Vec<u8>,
+    message: Message<'_>,
+    origin: Origin,
+    targets: &[(QueueId, Position)],
+) {
     let Message { envelope, properties, body, persistent } = message;
     let targets_len: usize = targets
         .iter()
         .map(|(queue, position)| varint::len(queue.0) + varint::len(position.0))
         .sum();
     let head_len = 1
+        + origin.time.map_or(0, |time| varint::len(time.0))
         + varint::len(envelope.len() as u64)
         + varint::len(properties.len() as u64)
         + varint::len(targets.len() as u64);
     let len = head_len + targets_len + envelope.len() + properties.len() + body.len();
     begin(out, kind::PUBLISH, len);
-    out.push(if persistent { flag::PERSISTENT } else { 0 });
+    let persistent = if persistent { flag::PERSISTENT } else { 0 };
+    let timed = if origin.time.is_some() { flag::TIMED } else { 0 };
+    let died = if origin.died { flag::DIED } else { 0 };
+    out.push(persistent | timed | died);
+    if let Some(time) = origin.time {
+        varint::write(out, time.0);
+    }
     varint::write(out, envelope.len() as u64);
     varint::write(out, properties.len() as u64);
     varint::write(out, targets.len() as u64);

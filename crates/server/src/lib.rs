@@ -6,6 +6,7 @@
 pub mod config;
 mod listener;
 mod logging;
+mod machine;
 mod net_threads;
 pub mod server;
 mod setting;

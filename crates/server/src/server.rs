@@ -82,6 +82,7 @@ async fn serve(config: Config) -> Result<(), ServerError> {
             name: config.default_user.clone(),
             password: config.default_pass.reveal().to_owned(),
         }],
+        memory_max: config.memory_max,
     })?;
     if config.default_user != LOOPBACK_ONLY_USER && config.default_pass.reveal() == WELL_KNOWN {
         tracing::warn!(

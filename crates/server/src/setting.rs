@@ -148,6 +148,17 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
+    /// How much memory messages may take before publishers must wait for consumers; auto is 60 % of
+    /// the machine's memory, or of what its control group may have if that is less.
+    memory_max: usize {
+        name: "memory-max",
+        value: "BYTES",
+        default: "auto",
+        allowed: "a size of at least 32MiB, in bytes or as 512MiB, 4GB and the like, or auto",
+        parse: value::memory,
+        rabbitmq_env: None,
+        secret: false,
+    }
     /// What to log to standard error: a level, or levels by module.
     log: LogFilter {
         name: "log",

@@ -1,5 +1,7 @@
 //! What the text of a setting may be, and the types that are not the standard library's.
 
+use crate::machine;
+use leveret_model::limits::{MEMORY_BYTES_MIN, SHORT_STRING_BYTES_MAX};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,7 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 /// Most threads for connections that may be asked for.
 const THREADS_MAX: usize = 1024;
 /// Longest user name in bytes: it has to fit an AMQP short string.
-const USER_NAME_BYTES_MAX: usize = leveret_model::limits::SHORT_STRING_BYTES_MAX;
+const USER_NAME_BYTES_MAX: usize = SHORT_STRING_BYTES_MAX;
 
 /// A text that is not shown, whatever prints the value that holds it.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,6 +60,30 @@ pub(crate) fn threads(text: &str) -> Option<usize> {
         return Some(std::thread::available_parallelism().map_or(1, usize::from));
     }
     text.parse().ok().filter(|count| (1..=THREADS_MAX).contains(count))
+}
+
+pub(crate) fn memory(text: &str) -> Option<usize> {
+    if text == "auto" {
+        return Some(machine::share().max(MEMORY_BYTES_MIN));
+    }
+    size(text).filter(|bytes| *bytes >= MEMORY_BYTES_MIN)
+}
+
+/// A number of bytes, with one of RabbitMQ's units or without.
+fn size(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (base, power): (usize, u32) = match unit.trim_start() {
+        "" | "B" => (1, 0),
+        "k" | "K" | "kiB" | "KiB" => (1024, 1),
+        "M" | "MiB" => (1024, 2),
+        "G" | "GiB" => (1024, 3),
+        "kB" | "KB" => (1000, 1),
+        "MB" => (1000, 2),
+        "GB" => (1000, 3),
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(base.pow(power))
 }
 
 pub(crate) fn log_filter(text: &str) -> Option<LogFilter> {

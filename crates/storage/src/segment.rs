@@ -25,7 +25,7 @@ use leveret_model::Lsn;
 /// Bytes of a segment before its first frame.
 pub(crate) const HEADER_BYTES: usize = 4096;
 /// The format this build reads and writes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"LVRTWAL1";
 /// No log gets this far, so that addresses can be added to without a check.
 const LSN_MAX: u64 = u64::MAX / 2;

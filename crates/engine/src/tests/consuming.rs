@@ -232,7 +232,7 @@ fn answers_cost_credit_too() {
     let mut effects = Effects::default();
     let commands = vec![Command { holder: 1, token: Token(0), operation: get("q") }];
     let batch = Batch { session: SessionId(2), chunk: Chunk::default(), commands };
-    world.engine.step(batch, world.end, &mut effects);
+    world.engine.step(batch, world.now, world.end, &mut effects);
     assert!(effects.outbound[0].bytes > 0, "or a client that asks and never reads fills memory");
 }
 

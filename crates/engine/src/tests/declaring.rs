@@ -113,19 +113,6 @@ fn a_declaration_must_say_the_same_as_the_first() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_and_not_ignored() {
-    for argument in ["x-message-ttl", "x-max-length", "x-dead-letter-exchange", "x-expires"] {
-        let mut arguments = FieldTable::new();
-        arguments.insert(name(argument), FieldValue::I32(9));
-        let text = refused(DeclareQueue { arguments, ..queue("new") });
-        let expected = format!("queue argument '{argument}' is not supported by this version");
-        assert_eq!(text, expected + " of leveret");
-    }
-    let text = refused(exchange("new", "headers"));
-    assert_eq!(text, "exchange type 'headers' is not supported by this version of leveret");
-}
-
-#[test]
 fn declaring_again_finds_the_same_and_logs_nothing() {
     let mut world = World::new();
     world.asks(1, queue("q"));

@@ -38,7 +38,7 @@ fn fan_out_is_logged_once_with_every_durable_queue() {
     let records = world.records();
     assert_eq!(records.len(), 2);
     for (record, position) in records.into_iter().zip(0..) {
-        let Record::Publish { message, targets } = record else { panic!("{record:?}") };
+        let Record::Publish { message, targets, .. } = record else { panic!("{record:?}") };
         assert!(message.persistent);
         let targets: Vec<_> = targets.map(|(queue, at)| (queue.0, at.0)).collect();
         assert_eq!(targets, [(1, position), (2, position)]);
@@ -85,7 +85,7 @@ fn a_mixed_batch_is_confirmed_message_by_message() {
     for (body, persistent) in [("m1", true), ("m2", false), ("m3", true), ("m4", true)] {
         put(&mut chunk, "", "d1", body, persistent);
     }
-    let publish = Operation::Publish { first: 0, count: 4, mandatory: true };
+    let publish = Operation::Publish { first: 0, count: 4, mandatory: true, special: false };
     world.step(1, chunk, vec![(1, publish)]);
     assert_eq!(world.durable, ["1: 1-1", "1: 3-4"]);
     assert_eq!(world.heard(1), ["confirmed 2-2"]);
@@ -179,7 +179,7 @@ fn a_refused_message_takes_its_holder_but_not_what_came_before() {
     for (exchange, body) in [("amq.fanout", "m1"), ("i", "m2"), ("amq.fanout", "m3")] {
         put(&mut chunk, exchange, "", body, true);
     }
-    let publish = Operation::Publish { first: 0, count: 3, mandatory: false };
+    let publish = Operation::Publish { first: 0, count: 3, mandatory: false, special: false };
     world.step(1, chunk, vec![(1, publish), (1, get("d1"))]);
     let refused = "refused: cannot publish to internal exchange 'i' in vhost '/'";
     assert_eq!(world.heard(1), [refused]);

@@ -5,16 +5,24 @@ use std::collections::BTreeMap;
 use super::world::*;
 use crate::command::{DeclareExchange, DeclareQueue};
 use crate::{Engine, Operation, Outcome};
-use leveret_model::{Lsn, Position, SessionId};
+use leveret_model::{Lsn, Position, SessionId, Time};
 use leveret_record::{Record, Records};
 
 /// An engine that has read this log.
 pub(super) fn restored<'a>(log: impl IntoIterator<Item = &'a (Lsn, Vec<u8>)>) -> Engine {
+    restored_at(log, Time(0))
+}
+
+/// An engine that has read this log at this moment.
+pub(super) fn restored_at<'a>(
+    log: impl IntoIterator<Item = &'a (Lsn, Vec<u8>)>,
+    now: Time,
+) -> Engine {
     let mut engine = Engine::new(8);
     for (address, records) in log {
         engine.restore(*address, records).unwrap();
     }
-    engine.restored();
+    engine.restored(now);
     engine
 }
 

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
-use leveret_model::{Chunk, FieldTable, Lsn, Message, SessionId, ShortString};
+use leveret_model::{Chunk, FieldTable, Lsn, Message, SessionId, ShortString, Time};
 use leveret_record::{Record, Records};
 
-use crate::command::{Binding, Consume, DeclareExchange, DeclareQueue};
+use super::tools::Seen;
+use crate::command::{Binding, Consume, DeclareExchange, DeclareQueue, Destination};
 use crate::queue::OVERHEAD_BYTES;
 use crate::{Batch, Command, Effects, Engine, Item, Operation, Outbound, Outcome, Reply, Token};
 
@@ -30,10 +31,16 @@ pub(super) struct World {
     pub(super) log: Vec<(Lsn, Vec<u8>)>,
     /// Where the next step's records begin.
     pub(super) end: Lsn,
+    /// The moment of the next step.
+    pub(super) now: Time,
     /// What each session was told by the last step.
     pub(super) told: BTreeMap<u64, Vec<String>>,
     /// The deliveries among it.
     pub(super) delivered: Vec<Delivery>,
+    /// All of it, as it was told.
+    pub(super) outbound: Vec<Outbound>,
+    /// The messages among it, as clients see them.
+    pub(super) seen: Vec<Seen>,
     /// Confirms of the last step that wait for the log, as `holder: first-last`.
     pub(super) durable: Vec<String>,
     /// Whom the last step told something that waits for the log.
@@ -94,8 +101,8 @@ pub(super) fn exchange(text: &str, kind: &str) -> DeclareExchange {
 
 pub(super) fn binding(queue: &str, exchange: &str, key: &str) -> Binding {
     Binding {
-        queue: name(queue),
-        exchange: name(exchange),
+        destination: Destination::Queue(name(queue)),
+        source: name(exchange),
         routing_key: name(key),
         arguments: FieldTable::new(),
         reply: true,
@@ -172,8 +179,11 @@ impl World {
             engine: Engine::new(7),
             log: Vec::new(),
             end: Lsn(64),
+            now: Time(1_000_000),
             told: BTreeMap::new(),
             delivered: Vec::new(),
+            outbound: Vec::new(),
+            seen: Vec::new(),
             durable: Vec::new(),
             held_back: Vec::new(),
             bytes: BTreeMap::new(),
@@ -204,7 +214,7 @@ impl World {
         let address = self.end;
         let mut effects = Effects::default();
         let batch = Batch { session: SessionId(session), chunk, commands };
-        self.engine.step(batch, address, &mut effects);
+        self.engine.step(batch, self.now, address, &mut effects);
 
         let records = Records::new(&effects.log).map(Result::unwrap).count();
         assert_eq!(records, effects.records as usize, "the number of records");
@@ -227,11 +237,13 @@ impl World {
         self.durable = effects.confirms.iter().map(durable).collect();
         self.told.clear();
         self.delivered.clear();
+        self.seen.clear();
         self.held_back.clear();
         self.bytes.clear();
-        for outbound in effects.outbound {
-            self.hear(&outbound);
+        for outbound in &effects.outbound {
+            self.hear(outbound);
         }
+        self.outbound = effects.outbound;
     }
 
     /// What one session of the last step is told.
@@ -244,6 +256,7 @@ impl World {
         let whole = *told_before == 0 || *told_before >= SESSION_OUTPUT_BYTES_MAX;
         assert!(whole, "a session is told things in one go, unless they are very many");
         *told_before += outbound.bytes;
+        self.seen.extend(outbound.items.iter().filter_map(|item| Seen::of(outbound, item)));
         let mut texts = Vec::new();
         let body = |chunk: u32, message: u32| {
             let chunk = &outbound.chunks[chunk as usize];
@@ -253,7 +266,7 @@ impl World {
         let again = |redelivered: bool| if redelivered { " again" } else { "" };
         for item in &outbound.items {
             texts.push(match *item {
-                Item::Deliver { holder, redelivered, consumer, chunk, message, lease } => {
+                Item::Deliver { holder, redelivered, consumer, chunk, message, lease, .. } => {
                     let (body, bytes) = body(chunk, message);
                     let tag = &self.tags[&consumer];
                     let text = format!("{tag} #{lease} {body}{}", again(redelivered));
@@ -278,6 +291,9 @@ impl World {
                 }
                 Item::Confirmed { confirmed, .. } => {
                     format!("confirmed {}-{}", confirmed.first, confirmed.last)
+                }
+                Item::Rejected { confirmed, .. } => {
+                    format!("rejected {}-{}", confirmed.first, confirmed.last)
                 }
                 Item::Reply { ref reply, .. } => {
                     if let Reply::Consuming { consumer, ref tag, .. } = **reply {
@@ -330,7 +346,11 @@ impl World {
             put(&mut chunk, exchange, key, body, persistent);
         }
         let count = u32::try_from(bodies.len()).unwrap();
-        self.step(1, chunk, vec![(1, Operation::Publish { first: 0, count, mandatory })]);
+        self.step(
+            1,
+            chunk,
+            vec![(1, Operation::Publish { first: 0, count, mandatory, special: false })],
+        );
         self.heard(1)
     }
 

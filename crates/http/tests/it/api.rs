@@ -1,5 +1,6 @@
 //! What is asked and what is answered.
 
+use leveret_model::limits::MEMORY_BYTES_MIN;
 use leveret_model::{FieldTable, ShortString};
 use serde_json::{Value, json};
 
@@ -74,6 +75,26 @@ async fn the_overview_adds_up_the_queues() {
 }
 
 #[tokio::test]
+async fn the_node_says_what_messages_take() {
+    let server = Server::start();
+    let address = server.listen().await;
+    let session = server.session();
+    let before = server.broker.memory().used;
+    session.set_unfinished(MEMORY_BYTES_MIN + 1);
+    assert!(session.memory_full());
+    let node = json!({
+        "name": "leveret@here", "type": "disc", "running": true,
+        "mem_used": before + MEMORY_BYTES_MIN + 1, "mem_limit": MEMORY_BYTES_MIN, "mem_alarm": true,
+    });
+    assert_eq!(get_path(address, "/api/nodes").await.json(), json!([node]));
+    assert_eq!(get_path(address, "/api/nodes/leveret@here").await.json(), node);
+    session.set_unfinished(0);
+    let node = get_path(address, "/api/nodes/leveret%40here").await.json();
+    assert_eq!((&node["mem_used"], &node["mem_alarm"]), (&json!(before), &json!(false)));
+    assert_eq!(get_path(address, "/api/nodes/other").await.status, 404);
+}
+
+#[tokio::test]
 async fn a_caller_is_told_who_it_is() {
     let server = Server::start();
     let address = server.listen().await;
@@ -127,7 +148,7 @@ async fn what_is_not_there_is_a_404_in_json() {
     let paths = [
         "/",
         "/api",
-        "/api/nodes",
+        "/api/node",
         "/api/queues/nowhere",
         "/api/queues/%2F%2F",
         "/api/queues//orders",

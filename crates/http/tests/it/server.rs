@@ -8,6 +8,7 @@ use leveret_broker::engine::command::DeclareQueue;
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Options, Session, User};
 use leveret_http::{Api, Identity};
+use leveret_model::limits::MEMORY_BYTES_MIN;
 use leveret_model::{Chunk, FieldTable, Message, ShortString};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -49,6 +50,7 @@ impl Server {
         let broker = Broker::open(Options {
             data_dir: home.path().join("data"),
             users: vec![user("guest", true), user("app", false)],
+            memory_max: MEMORY_BYTES_MIN,
         });
         let broker = broker.expect("open the broker");
         let identity =
@@ -128,7 +130,8 @@ pub(crate) fn publish(session: &Session, queue: &str, count: u32) {
     for _ in 0..count {
         chunk.push(message).expect("room");
     }
-    submit(session, Operation::Publish { first: 0, count, mandatory: false }, chunk);
+    let publish = Operation::Publish { first: 0, count, mandatory: false, special: false };
+    submit(session, publish, chunk);
 }
 
 pub(crate) fn get(session: &Session, queue: &str) {

@@ -1,4 +1,5 @@
 use super::*;
+use leveret_model::limits::MEMORY_BYTES_MIN;
 use std::fs;
 
 /// Loads from flags, environment variables and the text of a file; the error as text.
@@ -99,6 +100,14 @@ fn every_setting_has_values_that_it_refuses() {
         ("default-pass", ""),
         ("threads", "0"),
         ("threads", "1025"),
+        ("memory-max", "0"),
+        ("memory-max", "33554431"),
+        ("memory-max", "32"),
+        ("memory-max", "1TB"),
+        ("memory-max", "-1GiB"),
+        ("memory-max", "1.5GiB"),
+        ("memory-max", "GiB"),
+        ("memory-max", "99999999999GiB"),
         ("log", "loud"),
         ("log", ""),
         ("log", "info,"),
@@ -108,6 +117,26 @@ fn every_setting_has_values_that_it_refuses() {
         assert!(message.starts_with(&format!("--{name}: ")), "{message}");
     }
     assert!(SETTINGS.iter().all(|s| bad.iter().any(|(name, _)| *name == s.name)));
+}
+
+#[test]
+fn memory_is_given_in_bytes_or_in_rabbitmqs_units() {
+    let given = [
+        ("33554432", MEMORY_BYTES_MIN),
+        ("32MiB", MEMORY_BYTES_MIN),
+        ("65536k", 64 << 20),
+        ("256M", 256 << 20),
+        ("1 GiB", 1 << 30),
+        ("500000kB", 500_000_000),
+        ("500MB", 500_000_000),
+        ("2GB", 2_000_000_000),
+    ];
+    for (text, bytes) in given {
+        assert_eq!(load(&[("memory-max", text)], &[], None).unwrap().memory_max, bytes, "{text}");
+    }
+    let file = Some("memory-max = 33554432");
+    assert_eq!(load(&[], &[], file).unwrap().memory_max, MEMORY_BYTES_MIN);
+    assert!(load(&[], &[], None).unwrap().memory_max >= MEMORY_BYTES_MIN);
 }
 
 #[test]

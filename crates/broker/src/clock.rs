@@ -1,0 +1,139 @@
+//! The time, and the thread that has the engine run when nothing but time asks for it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use leveret_model::Time;
+
+/// Stands for a moment while a tick is on its way: earlier than every other.
+const TICKING: u64 = 0;
+/// How long the thread steps aside if its tick left work over. The engine's lock is not fair: who
+/// waits for it would get it late from a thread that takes it again at once.
+const BREATH: Duration = Duration::from_micros(100);
+
+/// The wall clock as it was at the start, and how long that is ago: it never goes back.
+pub(crate) struct Clock {
+    start: Instant,
+    origin: Time,
+    /// When the next tick is due, in the milliseconds of [`Time`].
+    due: AtomicU64,
+    closed: AtomicBool,
+    thread: OnceLock<Thread>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        let origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock {
+            start: Instant::now(),
+            origin: Time(0).after(milliseconds(origin)),
+            due: AtomicU64::new(Time::NEVER.0),
+            closed: AtomicBool::new(false),
+            thread: OnceLock::new(),
+            handle: Mutex::new(None),
+        }
+    }
+}
+
+impl Clock {
+    pub(crate) fn now(&self) -> Time {
+        self.origin.after(milliseconds(self.start.elapsed()))
+    }
+
+    /// Starts the thread. `tick` is called when the deadline has come, and must see to it that
+    /// [`Clock::ticked`] is called with the next one, by whichever thread. Call this once, before
+    /// others have the clock.
+    pub(crate) fn start(self: &Arc<Self>, tick: impl Fn() + Send + 'static) -> io::Result<()> {
+        let clock = Arc::clone(self);
+        let builder = thread::Builder::new().name("engine-clock".to_owned());
+        let handle = builder.spawn(move || clock.run(tick))?;
+        // Nobody sets it but here.
+        let _ = self.thread.set(handle.thread().clone());
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        Ok(())
+    }
+
+    fn run(&self, tick: impl Fn()) {
+        while !self.closed.load(Ordering::Acquire) {
+            let due = self.due.load(Ordering::Acquire);
+            let now = self.now().0;
+            // Whoever changes `due` unparks this thread afterwards, so no change is slept through.
+            if due == TICKING || due == Time::NEVER.0 {
+                thread::park();
+            } else if due > now {
+                thread::park_timeout(Duration::from_millis(due - now));
+            } else if self.replace(due, TICKING) {
+                tick();
+                let next = self.due.load(Ordering::Relaxed);
+                if next != TICKING && next <= now {
+                    thread::sleep(BREATH);
+                }
+            }
+        }
+    }
+
+    /// The engine's deadline after a step that was no tick. Only the thread that has the engine may
+    /// call this. The thread here is woken only to sleep less; if it wakes for a deadline that is
+    /// no more, the tick finds nothing to do.
+    pub(crate) fn stepped(&self, deadline: Option<Time>) {
+        let deadline = moment(deadline);
+        let due = self.due.load(Ordering::Relaxed);
+        if deadline < due && self.replace(due, deadline) {
+            self.unpark();
+        }
+    }
+
+    /// The engine's deadline after a tick.
+    pub(crate) fn ticked(&self, deadline: Option<Time>) {
+        self.due.store(moment(deadline), Ordering::Release);
+        self.unpark();
+    }
+
+    /// Ends the thread soon.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.unpark();
+    }
+
+    /// Waits until the thread has ended, unless this is it.
+    pub(crate) fn join(&self) {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle
+            && handle.thread().id() != thread::current().id()
+        {
+            // A panic of it was told by the panic itself.
+            let _ = handle.join();
+        }
+    }
+
+    /// Whether a tick is on its way, or due at some time.
+    #[cfg(test)]
+    pub(crate) fn is_set(&self) -> bool {
+        self.due.load(Ordering::Acquire) != Time::NEVER.0
+    }
+
+    fn replace(&self, due: u64, by: u64) -> bool {
+        self.due.compare_exchange(due, by, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+fn moment(deadline: Option<Time>) -> u64 {
+    deadline.unwrap_or(Time::NEVER).0.max(TICKING + 1)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

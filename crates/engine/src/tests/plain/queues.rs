@@ -1,0 +1,279 @@
+//! Queues: what is in them, in which order, and for how long.
+
+use std::cmp::Reverse;
+use std::rc::Rc;
+
+use super::{Answer, End, Entry, Holder, Lease, Plain, Queue, Who};
+
+#[derive(Clone, Debug, Default)]
+pub(in crate::tests) struct QueueSpec {
+    pub(in crate::tests) name: &'static str,
+    pub(in crate::tests) quorum: bool,
+    pub(in crate::tests) lasting: bool,
+    pub(in crate::tests) exclusive: bool,
+    pub(in crate::tests) auto_delete: bool,
+    pub(in crate::tests) ttl: Option<u64>,
+    pub(in crate::tests) expires: Option<u64>,
+    /// An exchange, and a key if it is not the message's own.
+    pub(in crate::tests) dead_letter: Option<(&'static str, Option<&'static str>)>,
+    pub(in crate::tests) max_length: Option<u64>,
+    pub(in crate::tests) max_bytes: Option<u64>,
+    pub(in crate::tests) overflow: Option<Overflow>,
+    pub(in crate::tests) max_priority: Option<u8>,
+    pub(in crate::tests) single_active: bool,
+    pub(in crate::tests) delivery_limit: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::tests) enum Overflow {
+    DropHead,
+    Reject,
+    RejectDeadLetter,
+}
+
+impl QueueSpec {
+    pub(super) fn durable(&self) -> bool {
+        self.lasting && !self.exclusive
+    }
+
+    pub(super) fn rejects(&self) -> bool {
+        match self.overflow {
+            Some(Overflow::Reject) => true,
+            Some(Overflow::RejectDeadLetter) => !self.quorum,
+            _ => false,
+        }
+    }
+
+    pub(super) fn lane(&self, priority: Option<u8>) -> u8 {
+        let most = match (self.quorum, self.max_priority) {
+            (true, _) => 31,
+            (false, None) => 0,
+            (false, Some(most)) => most.max(1),
+        };
+        priority.unwrap_or(0).min(most)
+    }
+
+    /// How often a message may be given back, if not always.
+    pub(super) fn limit(&self) -> Option<i64> {
+        let limit = self.delivery_limit.unwrap_or(20);
+        (self.quorum && limit >= 0).then_some(limit)
+    }
+}
+
+impl Queue {
+    /// What is ready, in order.
+    pub(super) fn in_order(&self) -> Vec<&Entry> {
+        let mut entries: Vec<&Entry> = self.ready.iter().collect();
+        entries.sort_by_key(|entry| (Reverse(entry.lane), entry.position));
+        entries
+    }
+
+    pub(super) fn head(&self) -> Option<&Entry> {
+        self.ready.iter().min_by_key(|entry| (Reverse(entry.lane), entry.position))
+    }
+
+    pub(super) fn take(&mut self) -> Option<Entry> {
+        let position = self.head()?.position;
+        let index = self.ready.iter().position(|entry| entry.position == position)?;
+        Some(self.ready.swap_remove(index))
+    }
+
+    /// Whether it holds more than it may, with this many messages and bytes more.
+    pub(super) fn over_limit(&self, more: u64, more_bytes: u64) -> bool {
+        let bytes: u64 = self.ready.iter().map(|entry| entry.letter.body.len() as u64).sum();
+        self.spec.max_length.is_some_and(|max| self.ready.len() as u64 + more > max)
+            || self.spec.max_bytes.is_some_and(|max| bytes + more_bytes > max)
+    }
+}
+
+impl Plain {
+    pub(super) fn named(&self, name: &str) -> Option<u64> {
+        let mut queues = self.queues.iter();
+        queues.find(|(_, queue)| queue.spec.name == name).map(|(id, _)| *id)
+    }
+
+    /// The queue of that name, if this session may use it.
+    pub(super) fn find(&self, who: Who, name: &str) -> Result<u64, String> {
+        let Some(id) = self.named(name) else {
+            return Err(format!("no queue '{name}' in vhost '/'"));
+        };
+        match self.queues[&id].owner {
+            Some(owner) if owner != who.0 => Err(locked(name)),
+            _ => Ok(id),
+        }
+    }
+
+    pub(in crate::tests) fn declare(
+        &mut self,
+        who: Who,
+        spec: &Rc<QueueSpec>,
+        passive: bool,
+        reply: bool,
+    ) -> Answer {
+        let known = self.named(spec.name);
+        if passive {
+            self.find(who, spec.name)?;
+        }
+        let owner = spec.exclusive.then_some(who.0);
+        let id = match known {
+            Some(id) if !passive && self.queues[&id].owner != owner => {
+                return Err(locked(spec.name));
+            }
+            Some(id) => id,
+            None => {
+                self.last_queue += 1;
+                let (spec, used) = (Rc::clone(spec), self.now);
+                let queue = Queue { spec, owner, ready: Vec::new(), next: 0, used, single: None };
+                self.queues.insert(self.last_queue, queue);
+                self.last_queue
+            }
+        };
+        self.end_old(id);
+        // An answer is a use of a classic queue.
+        if reply && !spec.quorum {
+            self.use_now(id);
+        }
+        let ready = self.queues[&id].ready.len();
+        let consumers = self.consumers.values().filter(|each| each.queue == id).count();
+        if reply {
+            let name = spec.name;
+            self.tell(who.0, format!("queue {name}: {ready} ready, {consumers} consumers"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn use_now(&mut self, id: u64) {
+        self.queues.get_mut(&id).unwrap().used = self.now;
+    }
+
+    pub(in crate::tests) fn delete(
+        &mut self,
+        who: Who,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Answer {
+        let mut count = 0;
+        if self.named(name).is_some() {
+            let id = self.find(who, name)?;
+            self.end_old(id);
+            count = self.queues[&id].ready.len();
+            if if_empty && count > 0 {
+                return Err(format!("queue '{name}' in vhost '/' not empty"));
+            }
+            if if_unused && self.consumers.values().any(|each| each.queue == id) {
+                return Err(format!("queue '{name}' in vhost '/' in use"));
+            }
+            self.drop_queue(id);
+        }
+        self.tell(who.0, format!("deleted {count}"));
+        Ok(())
+    }
+
+    pub(super) fn drop_queue(&mut self, id: u64) {
+        self.queues.remove(&id);
+        for consumer in self.consumers.keys().copied().collect::<Vec<_>>() {
+            if self.consumers[&consumer].queue == id {
+                let gone = self.consumers.remove(&consumer).unwrap();
+                self.tell(gone.who.0, format!("lost {}", gone.tag));
+            }
+        }
+        self.drop_bindings(|bound| bound.end == End::Queue(id));
+    }
+
+    pub(in crate::tests) fn purge(&mut self, who: Who, name: &str) -> Answer {
+        let id = self.find(who, name)?;
+        self.end_old(id);
+        let count = std::mem::take(&mut self.queues.get_mut(&id).unwrap().ready).len();
+        self.tell(who.0, format!("purged {count}"));
+        Ok(())
+    }
+
+    pub(in crate::tests) fn get(&mut self, who: Who, name: &str, no_ack: bool) -> Answer {
+        let id = self.find(who, name)?;
+        self.end_old(id);
+        self.use_now(id);
+        let queue = self.queues.get_mut(&id).unwrap();
+        if queue.spec.quorum && queue.spec.single_active {
+            return Err(format!(
+                "cannot obtain access to locked queue '{name}' in vhost '/'. basic.get operations \
+                 are not supported by <<\"quorum\">> queues with single active consumer"
+            ));
+        }
+        let Some(entry) = queue.take() else {
+            self.tell(who.0, "GotNothing");
+            return Ok(());
+        };
+        let left = queue.ready.len();
+        let text = self.shown(id, &entry);
+        let number = self.lease(who, Lease { queue: id, consumer: None, entry }, no_ack);
+        self.tell(who.0, format!("got #{number} {text}, {left} left"));
+        Ok(())
+    }
+
+    /// Ends what is too old at the head of a queue.
+    pub(super) fn end_old(&mut self, id: u64) {
+        let now = self.now;
+        let queue = self.queues.get_mut(&id).unwrap();
+        let spec = Rc::clone(&queue.spec);
+        let mut old = Vec::new();
+        while queue.head().is_some_and(|head| head.expires.is_some_and(|at| at <= now)) {
+            old.extend(queue.take());
+        }
+        old.iter().for_each(|entry| self.die(&spec, &entry.letter, "expired"));
+    }
+
+    /// Ends what a queue holds too much.
+    pub(super) fn trim(&mut self, id: u64) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let spec = Rc::clone(&queue.spec);
+        let mut ended = Vec::new();
+        while queue.over_limit(0, 0)
+            && let Some(entry) = queue.take()
+        {
+            ended.push(entry);
+        }
+        ended.iter().for_each(|entry| self.die(&spec, &entry.letter, "maxlen"));
+    }
+
+    /// Deletes the queues that nobody has used for too long.
+    pub(super) fn end_unused(&mut self) {
+        for id in self.queues.keys().copied().collect::<Vec<_>>() {
+            let queue = &self.queues[&id];
+            let unused = !self.consumers.values().any(|each| each.queue == id);
+            if unused && queue.spec.expires.is_some_and(|ms| queue.used + ms <= self.now) {
+                self.drop_queue(id);
+            }
+        }
+    }
+
+    /// Messages of a queue that are out.
+    fn leased(&self, id: u64) -> usize {
+        let leases = self.holders.values().flat_map(Holder::out);
+        leases.filter(|lease| lease.queue == id).count()
+    }
+
+    /// Of each queue: its name, how many are out, and what is ready, in order.
+    pub(in crate::tests) fn contents(&self) -> Vec<(String, usize, Vec<String>)> {
+        let content = |(id, queue): (&u64, &Queue)| {
+            let ready = queue.in_order().into_iter().map(|entry| entry.text()).collect();
+            (queue.spec.name.to_owned(), self.leased(*id), ready)
+        };
+        self.queues.iter().map(content).collect()
+    }
+}
+
+impl Entry {
+    fn text(&self) -> String {
+        let Entry { letter, lane, expires, attempts, durable, .. } = self;
+        format!("{} in {lane} until {expires:?}, {attempts}, {durable}", letter.text())
+    }
+}
+
+fn locked(name: &str) -> String {
+    format!(
+        "cannot obtain exclusive access to locked queue '{name}' in vhost '/'. It could be \
+         originally declared on another connection or the exclusive property value does not \
+         match that of the original declaration."
+    )
+}

@@ -1,0 +1,261 @@
+//! What is asked at random, and of which queues and exchanges.
+
+use proptest::bool::weighted;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::super::plain::{ExchangeSpec, MATCHES, Outcome, Overflow, QueueSpec, Subscription};
+use super::SESSIONS;
+
+pub(super) const QUEUES: [&str; 6] = ["a", "b", "c", "d", "e", "plain"];
+pub(super) const EXCHANGES: [&str; 3] = ["x", "y", "z"];
+
+/// The queues and exchanges of a case.
+#[derive(Debug, Clone)]
+pub(super) struct Specs {
+    pub(super) queues: Vec<QueueSpec>,
+    pub(super) exchanges: Vec<ExchangeSpec>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Ask {
+    Open,
+    Close,
+    Disconnect,
+    /// Of a queue, by its index; passive, and answered.
+    Declare(usize, bool, bool),
+    Delete(&'static str, bool, bool),
+    Purge(&'static str),
+    DeclareExchange(usize),
+    DeleteExchange(&'static str, bool),
+    /// Or unbind. The source, whether the far end is a queue, the far end, key and arguments.
+    Bind(bool, (&'static str, bool, &'static str), &'static str, usize),
+    Publish(Sent),
+    Consume(Subscription),
+    Cancel(&'static str),
+    Get(&'static str, bool),
+    /// One of the holder's leases, counted back from the last one; a wild one may not exist.
+    Settle {
+        back: usize,
+        wild: bool,
+        multiple: bool,
+        outcome: Outcome,
+    },
+    Recover,
+    Prefetch(u16, bool),
+    SelectConfirms,
+    SelectTransactions,
+    Commit,
+    RollBack,
+    Taken,
+}
+
+/// What is published.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) to: (&'static str, &'static str),
+    pub(super) count: usize,
+    pub(super) persistent: bool,
+    pub(super) mandatory: bool,
+    pub(super) large: bool,
+    pub(super) expiration: Option<u64>,
+    pub(super) priority: Option<u8>,
+    pub(super) cc: Option<&'static str>,
+    pub(super) bcc: Option<&'static str>,
+    pub(super) others: &'static [(&'static str, &'static str)],
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Batch(u64, Vec<(u16, Ask)>),
+    /// Some milliseconds pass, and the engine may hear of it at once.
+    Wait(u64, bool),
+    /// A new segment of the log begins with all definitions.
+    Segment,
+    Crash,
+}
+
+/// Headers of a message, as its client sends them.
+const HEADERS: [&[(&str, &str)]; 4] = [
+    &[("h", "1")],
+    &[("g", "2")],
+    &[("h", "1"), ("x-g", "9")],
+    &[("x-death", "untrue"), ("x-first-death-reason", "expired"), ("x-last-death-queue", "a")],
+];
+
+fn key() -> impl Strategy<Value = &'static str> {
+    select(&["a", "b", "c"][..])
+}
+
+fn any_exchange() -> impl Strategy<Value = &'static str> {
+    select(&["amq.direct", "amq.fanout", "amq.headers", "amq.topic", "x", "y", "z"][..])
+}
+
+/// One that is there or not, in one of so many cases.
+fn seldom<T: std::fmt::Debug>(
+    probability: f64,
+    of: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Option<T>> {
+    option::weighted(probability, of)
+}
+
+fn queue_spec(name: &'static str) -> impl Strategy<Value = QueueSpec> {
+    let dead_key = seldom(0.5, select(&QUEUES[..]));
+    let dead_exchange = prop_oneof![
+        4 => Just(""),
+        3 => any_exchange(),
+    ];
+    let overflow = select(&[Overflow::DropHead, Overflow::Reject, Overflow::RejectDeadLetter][..]);
+    let flags = (weighted(0.3), weighted(0.75), weighted(0.1), weighted(0.15), weighted(0.2));
+    let ages = (seldom(0.3, select(&[0, 40, 150][..])), seldom(0.1, select(&[90, 400][..])));
+    let limits = (
+        seldom(0.35, 0..4_u64),
+        seldom(0.15, 0..16_u64),
+        seldom(0.5, overflow),
+        seldom(0.3, select(&[0, 1, 3, 255][..])),
+        seldom(0.6, -1..3_i64),
+    );
+    (flags, ages, seldom(0.7, (dead_exchange, dead_key)), limits).prop_map(
+        move |(flags, (ttl, expires), dead_letter, limits)| {
+            let (quorum, lasting, exclusive, auto_delete, single_active) = flags;
+            let (max_length, max_bytes, overflow, max_priority, delivery_limit) = limits;
+            QueueSpec {
+                name,
+                quorum,
+                lasting: quorum || lasting,
+                exclusive: exclusive && !quorum,
+                auto_delete: auto_delete && !quorum,
+                ttl,
+                expires,
+                dead_letter,
+                max_length,
+                max_bytes,
+                overflow,
+                max_priority: max_priority.filter(|_| !quorum),
+                single_active,
+                delivery_limit: delivery_limit.filter(|_| quorum),
+            }
+        },
+    )
+}
+
+fn exchange_spec(name: &'static str) -> impl Strategy<Value = ExchangeSpec> {
+    let kind = select(&["direct", "fanout", "topic", "headers"][..]);
+    let flags = (weighted(0.7), weighted(0.3), weighted(0.1));
+    (kind, flags, seldom(0.4, any_exchange())).prop_map(
+        move |(kind, (durable, auto_delete, internal), alternate)| ExchangeSpec {
+            name,
+            kind,
+            durable,
+            auto_delete,
+            internal,
+            alternate,
+        },
+    )
+}
+
+pub(super) fn specs() -> impl Strategy<Value = Specs> {
+    let queues: Vec<_> = QUEUES[..5].iter().map(|name| queue_spec(name)).collect();
+    let exchanges: Vec<_> = EXCHANGES.iter().map(|name| exchange_spec(name)).collect();
+    (queues, exchanges).prop_map(|(mut queues, exchanges)| {
+        // The only one that large messages go to: a step does only so much of burying them.
+        queues.push(QueueSpec { name: "plain", lasting: true, ..QueueSpec::default() });
+        Specs { queues, exchanges }
+    })
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let to = prop_oneof![
+        4 => select(&QUEUES[..]).prop_map(|queue| ("", queue)),
+        3 => (any_exchange(), key()),
+    ];
+    let flags = (any::<bool>(), weighted(0.2), weighted(0.04));
+    let properties = (
+        seldom(0.15, select(&[0, 30, 200][..])),
+        seldom(0.25, select(&[0, 1, 2, 9, 40][..])),
+        seldom(0.08, select(&QUEUES[..])),
+        seldom(0.05, select(&QUEUES[..])),
+        seldom(0.3, select(&HEADERS[..])),
+    );
+    (to, 1..5_usize, flags, properties).prop_map(|(to, count, flags, properties)| {
+        let (persistent, mandatory, large) = flags;
+        let (expiration, priority, cc, bcc, others) = properties;
+        let large = large && cc.is_none() && bcc.is_none() && expiration.is_none();
+        Sent {
+            to: if large { ("", "plain") } else { to },
+            // What comes first of what is returned and what is confirmed is left open.
+            count: if mandatory { 1 } else { count },
+            persistent,
+            mandatory,
+            large,
+            expiration,
+            priority,
+            cc,
+            bcc,
+            others: others.unwrap_or_default(),
+        }
+    })
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let queue = || select(&QUEUES[..]);
+    let tag = || select(&["s", "t", "u"][..]);
+    let outcome = prop_oneof![
+        2 => Just(Outcome::Done),
+        1 => Just(Outcome::Requeued),
+        1 => Just(Outcome::Rejected),
+    ];
+    let end = || {
+        prop_oneof![
+            3 => queue().prop_map(|name| (true, name)),
+            // What is bound to those goes with them.
+            2 => select(&EXCHANGES[..]).prop_map(|name| (false, name)),
+        ]
+    };
+    let bound = (any_exchange(), end()).prop_map(|(source, (queue, end))| (source, queue, end));
+    let pattern = select(&["a", "b", "c", "*", "#"][..]);
+    let consumer = (queue(), tag(), weighted(0.25), weighted(0.05));
+    prop_oneof![
+        1 => Just(Ask::Open),
+        1 => Just(Ask::Close),
+        1 => Just(Ask::Disconnect),
+        8 => (0..QUEUES.len(), weighted(0.1), weighted(0.9))
+            .prop_map(|(queue, passive, reply)| Ask::Declare(queue, passive, reply)),
+        1 => (queue(), weighted(0.2), weighted(0.2)).prop_map(|(q, u, e)| Ask::Delete(q, u, e)),
+        1 => queue().prop_map(Ask::Purge),
+        4 => (0..EXCHANGES.len()).prop_map(Ask::DeclareExchange),
+        1 => (select(&EXCHANGES[..]), any::<bool>())
+            .prop_map(|(name, if_unused)| Ask::DeleteExchange(name, if_unused)),
+        7 => (weighted(0.85), bound, pattern, 0..MATCHES.len())
+            .prop_map(|(bind, bound, key, arguments)| Ask::Bind(bind, bound, key, arguments)),
+        20 => sent().prop_map(Ask::Publish),
+        7 => (consumer, seldom(0.4, -1..2_i64)).prop_map(|(consumer, priority)| {
+            let (queue, tag, no_ack, exclusive) = consumer;
+            Ask::Consume(Subscription { queue, tag, no_ack, exclusive, priority })
+        }),
+        2 => tag().prop_map(Ask::Cancel),
+        5 => (queue(), weighted(0.3)).prop_map(|(queue, no_ack)| Ask::Get(queue, no_ack)),
+        14 => (0..6_usize, weighted(0.03), any::<bool>(), outcome).prop_map(
+            |(back, wild, multiple, outcome)| Ask::Settle { back, wild, multiple, outcome }
+        ),
+        1 => Just(Ask::Recover),
+        3 => (0..4_u16, any::<bool>()).prop_map(|(count, shared)| Ask::Prefetch(count, shared)),
+        2 => Just(Ask::SelectConfirms),
+        2 => Just(Ask::SelectTransactions),
+        3 => Just(Ask::Commit),
+        1 => Just(Ask::RollBack),
+        2 => Just(Ask::Taken),
+    ]
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => (SESSIONS, vec((1..3_u16, ask()), 1..4)).prop_map(|(s, asks)| Step::Batch(s, asks)),
+        6 => (select(&[1, 10, 29, 30, 40, 100, 300][..]), weighted(0.7))
+            .prop_map(|(ms, tick)| Step::Wait(ms, tick)),
+        2 => Just(Step::Segment),
+        1 => Just(Step::Crash),
+    ]
+}

@@ -1,0 +1,163 @@
+//! Transactions: what a holder publishes and settles takes effect when it commits, in one step and
+//! so in one piece of the log.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use leveret_model::limits::TRANSACTION_BYTES_MAX;
+use leveret_model::{Chunk, QueueId};
+
+use crate::command::Outcome;
+use crate::effect::Reply;
+use crate::engine::Engine;
+use crate::holder::Lease;
+use crate::publish::{Demands, Publication};
+use crate::queue::{OVERHEAD_BYTES, Queue};
+use crate::refusal::Refusal;
+use crate::step::Step;
+
+/// What was done since the last commit or rollback.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    /// Copies: the chunk of a read is not kept for a transaction.
+    chunk: Chunk,
+    published: Vec<Kept>,
+    pub(crate) settled: Vec<Settled>,
+}
+
+/// A lease that was settled, with its number.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) number: u64,
+    pub(crate) lease: Lease,
+    pub(crate) outcome: Outcome,
+}
+
+/// Messages that were published, and the queues they were routed to then.
+#[derive(Debug)]
+struct Kept {
+    messages: Range<u32>,
+    queues: Vec<QueueId>,
+    mandatory: bool,
+    demands: Demands,
+}
+
+impl Transaction {
+    /// Keeps messages until the commit.
+    pub(crate) fn keep(
+        &mut self,
+        publication: &Publication,
+        queues: &[QueueId],
+    ) -> Result<(), Refusal> {
+        let first = self.chunk.len() as u32;
+        for message in publication.messages.clone() {
+            let full = Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX);
+            let overhead = (self.chunk.len() + 1) * OVERHEAD_BYTES;
+            let bytes = publication.content.chunk.message_len(message) + overhead;
+            let bytes = self.chunk.content_len() + bytes;
+            let message = publication.content.chunk.get(message);
+            if bytes > TRANSACTION_BYTES_MAX || self.chunk.push(message).is_err() {
+                return Err(full);
+            }
+        }
+        self.published.push(Kept {
+            messages: first..self.chunk.len() as u32,
+            queues: queues.to_vec(),
+            mandatory: publication.mandatory,
+            demands: publication.demands,
+        });
+        Ok(())
+    }
+}
+
+impl Engine {
+    pub(crate) fn select_transactions(
+        &mut self,
+        number: u16,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let holder = self.holder(step, number);
+        if holder.published.is_some() {
+            return Err(Refusal::ConfirmsSelected);
+        }
+        holder.transaction.get_or_insert_default();
+        self.reply(number, Reply::TransactionsSelected, step);
+        Ok(())
+    }
+
+    /// Does all that the transaction holds, and begins another.
+    pub(crate) fn commit(&mut self, number: u16, step: &mut Step<'_>) -> Result<(), Refusal> {
+        let transaction = self.take_transaction(number, step)?;
+        if let Err(refusal) = self.check_room(&transaction, step) {
+            // The holder closes for it, and gives back what the transaction has settled.
+            self.holder(step, number).transaction = Some(Box::new(transaction));
+            return Err(refusal);
+        }
+        let content = self.hold(transaction.chunk);
+        for kept in transaction.published {
+            let publication = Publication {
+                content: content.clone(),
+                messages: kept.messages,
+                holder: Some(number),
+                mandatory: kept.mandatory,
+                demands: kept.demands,
+            };
+            self.enqueue(&publication, &kept.queues, step);
+        }
+        self.chunks.release(content.slot, &mut step.effects.released);
+        for Settled { lease, outcome, .. } in transaction.settled {
+            self.end_lease(number, lease, outcome, step);
+        }
+        self.wake_shared(number, step);
+        self.holder(step, number).transaction = Some(Box::default());
+        self.after_log(step);
+        self.reply(number, Reply::Committed, step);
+        Ok(())
+    }
+
+    /// All or nothing: a queue that would refuse one message refuses them all.
+    fn check_room(
+        &mut self,
+        transaction: &Transaction,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let mut wanted: BTreeMap<QueueId, (u64, u64)> = BTreeMap::new();
+        for kept in &transaction.published {
+            for id in &kept.queues {
+                let (count, bytes) = wanted.entry(*id).or_default();
+                for message in kept.messages.clone() {
+                    *count += 1;
+                    *bytes += transaction.chunk.body_len(message) as u64;
+                }
+            }
+        }
+        for (id, (count, bytes)) in wanted {
+            let rejects =
+                |queue: &Queue| queue.settings.rejects() && queue.would_overflow(count, bytes);
+            if self.queues.get(&id).is_some_and(rejects) {
+                // What a consumer would have taken already does not count.
+                self.dispatch(id, step);
+            }
+            if let Some(queue) = self.queues.get(&id).filter(|queue| rejects(queue)) {
+                let vhost = self.vhosts[queue.vhost].name.clone();
+                return Err(Refusal::TransactionRejected(queue.name.clone(), vhost));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was published; what was settled is out on its leases again.
+    pub(crate) fn roll_back(&mut self, number: u16, step: &mut Step<'_>) -> Result<(), Refusal> {
+        let transaction = self.take_transaction(number, step)?;
+        let holder = self.holder(step, number);
+        holder.put_back(transaction.settled);
+        holder.transaction = Some(Box::default());
+        self.reply(number, Reply::RolledBack, step);
+        Ok(())
+    }
+
+    fn take_transaction(&mut self, number: u16, step: &Step<'_>) -> Result<Transaction, Refusal> {
+        let transaction = self.holder(step, number).transaction.take();
+        transaction.map(|transaction| *transaction).ok_or(Refusal::NoTransaction)
+    }
+}
