@@ -1,15 +1,26 @@
 //! The programs under `examples/python`, run as their README says.
 
-use crate::amqp::{connect, delete, depth, soon};
+use crate::amqp::{connect, delete, depth, persistent, soon};
 use crate::broker::Broker;
 use crate::program::Program;
 use crate::python;
-use lapin::options::ExchangeDeleteOptions;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Confirmation};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// How long the shop lets a customer wait.
 const ORDER_LIMIT_MS: f64 = 200.0;
+/// How long the broker may take to move a message from queue to queue.
+const MOVE_LIMIT: Duration = Duration::from_secs(30);
+/// What the examples' JSON parser says of `not json`.
+const NOT_JSON: &str = "JSONDecodeError('Expecting value: line 1 column 1 (char 0)')";
 
 /// The examples, and a broker without anything of theirs.
 struct Stage {
@@ -18,7 +29,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn open(test: &str, queues: &[&str], exchange: &str) -> Option<Stage> {
+    fn open(test: &str, queues: &[&str], exchanges: &[&str]) -> Option<Stage> {
         let interpreter = python::interpreter(test)?;
         let broker = Broker::start();
         block_on(async {
@@ -27,8 +38,9 @@ impl Stage {
             for queue in queues {
                 delete(&channel, queue).await;
             }
-            let gone = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
-            if !exchange.is_empty() {
+            for &exchange in exchanges {
+                let options = ExchangeDeleteOptions::default();
+                let gone = channel.exchange_delete(exchange.into(), options);
                 soon("exchange.delete", gone).await.expect("delete the exchange");
             }
         });
@@ -55,6 +67,45 @@ impl Stage {
             depth(&channel, queue).await
         })
     }
+
+    /// Returns when so many messages wait in the queue.
+    fn wait_for_depth(&self, queue: &str, expected: u32) {
+        let deadline = Instant::now() + MOVE_LIMIT;
+        loop {
+            let found = self.depth(queue);
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{found} messages in {queue}, not {expected}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Publishes what none of the examples would.
+    fn publish(&self, exchange: &str, key: &str, body: &str, properties: BasicProperties) {
+        block_on(async {
+            let connection = connect(self.broker.url()).await;
+            let channel = connection.create_channel().await.expect("a channel");
+            let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+            soon("confirm.select", confirms).await.expect("confirms");
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let (exchange, key) = (exchange.into(), key.into());
+            let sent = channel.basic_publish(exchange, key, options, body.as_bytes(), properties);
+            let confirm = soon("basic.publish", sent).await.expect("publish");
+            let confirm = soon("a confirm", confirm).await.expect("a confirm");
+            assert!(matches!(confirm, Confirmation::Ack(None)), "{confirm:?}");
+        });
+    }
+
+    /// Takes the oldest message out of a queue.
+    fn take(&self, queue: &str) -> Delivery {
+        block_on(async {
+            let connection = connect(self.broker.url()).await;
+            let channel = connection.create_channel().await.expect("a channel");
+            let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+            soon("basic.get", got).await.expect("get").expect("a message").delivery
+        })
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -63,7 +114,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn hello_world() {
-    let Some(stage) = Stage::open("hello_world", &["hello"], "") else { return };
+    let Some(stage) = Stage::open("hello_world", &["hello"], &[]) else { return };
     let waiting = "waiting for greetings, Ctrl+C ends";
     let receiver = stage.start("hello_world/receive.py", &[]);
     receiver.wait_for(waiting);
@@ -85,7 +136,7 @@ fn hello_world() {
 
 #[test]
 fn work_queue() {
-    let Some(stage) = Stage::open("work_queue", &["task_queue"], "") else { return };
+    let Some(stage) = Stage::open("work_queue", &["task_queue"], &[]) else { return };
     let waiting = "waiting for tasks, Ctrl+C ends";
     let workers = [(); 2].map(|()| {
         let worker = stage.start("work_queue/worker.py", &[]);
@@ -128,7 +179,7 @@ fn work_queue() {
 
 #[test]
 fn topic_logs() {
-    let Some(stage) = Stage::open("topic_logs", &[], "topic_logs") else { return };
+    let Some(stage) = Stage::open("topic_logs", &[], &["topic_logs"]) else { return };
     let waiting = "waiting for log lines, Ctrl+C ends";
     let receivers = ["*.error", "kernel.*", "#"].map(|pattern| {
         let receiver = stage.start("topic_logs/receive_logs.py", &[pattern]);
@@ -169,7 +220,7 @@ fn place_order(stage: &Stage, id: &str, items: &[&str]) -> f64 {
 #[test]
 fn orders() {
     let queues = ["orders.email", "orders.inventory", "orders.analytics"];
-    let Some(mut stage) = Stage::open("orders", &queues, "orders.created") else { return };
+    let Some(mut stage) = Stage::open("orders", &queues, &["orders.created"]) else { return };
     let names = ["email", "inventory", "analytics"];
     let [mut email, inventory, analytics] = names.map(|name| {
         let service = stage.start(&format!("orders/{name}_service.py"), &[]);
@@ -204,4 +255,142 @@ fn orders() {
     let expected = ["1002", "1003", "1004"].map(thanks);
     assert_eq!(email.interrupt()[1..], expected);
     assert_eq!(stage.depth("orders.email"), 0);
+}
+
+#[test]
+fn dead_letters() {
+    let queues = ["shipping", "shipping.retry", "shipping.dlq"];
+    let exchanges = ["events", "events.dlx"];
+    let Some(mut stage) = Stage::open("dead_letters", &queues, &exchanges) else { return };
+    let waiting = "shipping waiting for events, Ctrl+C ends";
+    let about = |lines: &[String], order: &str| -> Vec<String> {
+        lines.iter().filter(|line| line.contains(order)).cloned().collect()
+    };
+    let mut shop = stage.start("dead_letters/shop.py", &[]);
+    // Before the first start of a service the shop hears that nobody listens.
+    shop.say(r#"{"id": 1}"#);
+    shop.wait_for(r#"nobody to take it: {"id": 1}"#);
+
+    // Two retries, a second before each; the third would be the last.
+    let shipping = stage.start("dead_letters/shipping.py", &[]);
+    shipping.wait_for(waiting);
+    let start = Instant::now();
+    shop.say(r#"{"id": 2, "fails": 2}"#);
+    shop.say(r#"{"id": 3, "fails": 4}"#);
+    shipping.wait_for("shipped: order 2");
+    assert!(start.elapsed() >= Duration::from_secs(2), "retried after {:?}", start.elapsed());
+    shipping.wait_for("no carrier for order 3: given up");
+    // What nobody can read is refused at once and does not come again.
+    stage.publish("events", "order.paid", "not json", persistent());
+    shipping.wait_for(&format!("unreadable: {NOT_JSON}"));
+    let lines = shipping.interrupt();
+    let retry = |order: u32, n: u32| format!("no carrier for order {order}: retry {n} of 3 in 1 s");
+    let expected = [retry(2, 1), retry(2, 2), "shipped: order 2".to_owned()];
+    assert_eq!(about(&lines, "order 2"), expected);
+    let given_up = "no carrier for order 3: given up".to_owned();
+    let expected = [retry(3, 1), retry(3, 2), retry(3, 3), given_up];
+    assert_eq!(about(&lines, "order 3"), expected);
+    assert_eq!(lines.len(), 9, "{lines:#?}");
+    stage.wait_for_depth("shipping.dlq", 2);
+    assert_eq!(queues.map(|queue| stage.depth(queue)), [0, 0, 2]);
+
+    // What nobody takes in time dies, too.
+    let mut hasty = stage.start("dead_letters/shop.py", &["0.2"]);
+    hasty.say(r#"{"id": 4}"#);
+    hasty.wait_for(r#"published: {"id": 4}"#);
+    stage.wait_for_depth("shipping.dlq", 3);
+    assert_eq!(stage.depth("shipping"), 0);
+    hasty.interrupt();
+    let letters = stage.run("dead_letters/review.py", &[]);
+    let [failed, unreadable, expired] = letters.as_slice() else { panic!("three: {letters:#?}") };
+    assert!(failed.starts_with("rejected after 3 retries: {"), "{failed}");
+    assert!(failed.ends_with(r#""payload": {"id": 3, "fails": 4}}"#), "{failed}");
+    assert_eq!(unreadable, "rejected after 0 retries: not json");
+    assert!(expired.starts_with("expired after 0 retries: {"), "{expired}");
+    assert!(expired.ends_with(r#""payload": {"id": 4}}"#), "{expired}");
+    assert_eq!(stage.depth("shipping.dlq"), 3);
+
+    // Both programs outlive the broker, and so does the event that waits for its retry.
+    let shipping = stage.start("dead_letters/shipping.py", &[]);
+    shipping.wait_for(waiting);
+    shop.say(r#"{"id": 5, "fails": 1}"#);
+    shipping.wait_for(&retry(5, 1));
+    if stage.broker.is_ours() {
+        stage.broker.kill9();
+        stage.broker.restart();
+        shipping.wait_for_all(waiting, 2);
+    }
+    shipping.wait_for("shipped: order 5");
+    shop.say(r#"{"id": 6}"#);
+    shipping.wait_for("shipped: order 6");
+    shop.interrupt();
+
+    // A fresh start for the dead letters, with all of their retries.
+    assert_eq!(stage.run("dead_letters/review.py", &["replay"]), letters);
+    shipping.wait_for("shipped: order 4");
+    shipping.wait_for("no carrier for order 3: given up");
+    let lines = about(&shipping.interrupt(), "order 3");
+    assert_eq!(lines, expected);
+    stage.wait_for_depth("shipping.dlq", 2);
+    assert_eq!(queues.map(|queue| stage.depth(queue)), [0, 0, 2]);
+}
+
+#[test]
+fn json_messages() {
+    let queues = ["readings", "readings.dlq"];
+    let Some(stage) = Stage::open("json_messages", &queues, &[]) else { return };
+    let noon = ["Küche", "21.5", "2026-01-31T12:00+01:00"];
+    let printed = stage.run("json_messages/producer.py", &noon);
+    let body =
+        r#"{"sensor": "K\u00fcche", "celsius": 21.5, "taken_at": "2026-01-31T12:00:00+01:00"}"#;
+    assert_eq!(printed, [format!("sent: {body}")]);
+    let sent = stage.take("readings");
+    assert_eq!(String::from_utf8_lossy(&sent.data), body);
+    let content_type = sent.properties.content_type().as_ref().map(|text| text.as_str());
+    assert_eq!(content_type, Some("application/json"));
+    assert_eq!(sent.properties.delivery_mode(), &Some(2));
+
+    let json = || BasicProperties::default().with_content_type("application/json".into());
+    let waiting = "waiting for readings, Ctrl+C ends";
+    stage.run("json_messages/producer.py", &noon);
+    stage.publish("", "readings", "not json", json());
+    stage.publish("", "readings", r#"{"sensor": "attic"}"#, json());
+    stage.publish("", "readings", body, BasicProperties::default());
+    stage.run("json_messages/producer.py", &["Keller", "-3", "2026-01-31T12:00:00+00:00"]);
+    let consumer = stage.start("json_messages/consumer.py", &[]);
+    let last = "Keller: -3.0 degrees at 12:00";
+    consumer.wait_for(last);
+    // What was refused has not come again, and what came behind it was not held up.
+    let expected = [
+        waiting,
+        "Küche: 21.5 degrees at 11:00",
+        &format!("refused: {NOT_JSON}"),
+        "refused: KeyError('celsius')",
+        "refused: ValueError('None is not application/json')",
+        last,
+    ];
+    assert_eq!(consumer.interrupt(), expected);
+    stage.wait_for_depth("readings.dlq", 3);
+    assert_eq!(stage.depth("readings"), 0);
+    for expected in ["not json", r#"{"sensor": "attic"}"#, body] {
+        let dead = stage.take("readings.dlq");
+        assert_eq!(String::from_utf8_lossy(&dead.data), expected);
+        let headers = dead.properties.headers().clone().unwrap_or_default();
+        assert_eq!(last_death(&headers), "rejected in readings");
+    }
+}
+
+/// What the broker notes on a dead letter about its latest death.
+fn last_death(headers: &FieldTable) -> String {
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
+        panic!("no deaths in {headers:?}")
+    };
+    let Some(AMQPValue::FieldTable(death)) = deaths.as_slice().first() else {
+        panic!("no death in {headers:?}")
+    };
+    let text = |name: &str| match death.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        other => panic!("{name} is {other:?}"),
+    };
+    format!("{} in {}", text("reason"), text("queue"))
 }

@@ -244,7 +244,7 @@ fn no_method_with_random_arguments_does_harm() {
             let mut peer = Peer::open(scene.address);
             peer.send(&framed(1, channel, &payload));
             peer.send(&method(0, ConnectionClose::default()));
-            let known = [402, 403, 404, 405, 406, 501, 502, 503, 504, 505, 530, 540];
+            let known = [402, 403, 404, 405, 406, 501, 502, 503, 504, 505, 506, 530, 540];
             let end = peer.end();
             let good = match end {
                 End::Connection(code) | End::Channel(code) => known.contains(&code),

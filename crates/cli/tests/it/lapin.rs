@@ -1,118 +1,21 @@
 //! lapin, the client in Rust.
 
-use crate::amqp::{connect, consume, delete, depth, next, persistent, soon};
+mod extensions;
+mod peer;
+mod wire;
+
+use crate::amqp::{consume, delete, depth, next, persistent, soon};
 use crate::broker::Broker;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
-    BasicQosOptions, BasicRejectOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicRejectOptions,
+    QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
-
-const QUEUE: &str = "check.lapin";
-const ALL: BasicAckOptions = BasicAckOptions { multiple: true };
-
-/// Every type that a field table can hold.
-fn headers() -> FieldTable {
-    let nothing = || FieldArray::from(vec![AMQPValue::Boolean(true), AMQPValue::Void]);
-    let mut inner = FieldTable::default();
-    inner.insert("er".into(), AMQPValue::FieldArray(nothing()));
-    let mut table = FieldTable::default();
-    for (name, value) in [
-        ("bool", AMQPValue::Boolean(true)),
-        ("i8", AMQPValue::ShortShortInt(-7)),
-        ("u8", AMQPValue::ShortShortUInt(250)),
-        ("i16", AMQPValue::ShortInt(-300)),
-        ("u16", AMQPValue::ShortUInt(65_000)),
-        ("i32", AMQPValue::LongInt(-70_000)),
-        ("u32", AMQPValue::LongUInt(u32::MAX)),
-        ("i64", AMQPValue::LongLongInt(i64::MIN)),
-        ("f32", AMQPValue::Float(0.5)),
-        ("f64", AMQPValue::Double(0.1)),
-        ("decimal", AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 314 })),
-        ("text", AMQPValue::LongString("h\u{e9}llo".into())),
-        ("bytes", AMQPValue::ByteArray(vec![0, 255].into())),
-        ("time", AMQPValue::Timestamp(1_700_000_000)),
-        ("array", AMQPValue::FieldArray(nothing())),
-        ("table", AMQPValue::FieldTable(inner)),
-        ("void", AMQPValue::Void),
-    ] {
-        table.insert(name.into(), value);
-    }
-    table
-}
-
-fn properties() -> BasicProperties {
-    persistent()
-        .with_content_type("application/json".into())
-        .with_content_encoding("identity".into())
-        .with_headers(headers())
-        .with_priority(3)
-        .with_correlation_id("c-1".into())
-        .with_reply_to("nobody".into())
-        .with_message_id("m-1".into())
-        .with_timestamp(1_700_000_000)
-        .with_type("greeting".into())
-        .with_user_id("guest".into())
-        .with_app_id("check".into())
-        .with_cluster_id("x".into())
-}
-
-struct Peer {
-    connection: Connection,
-    channel: Channel,
-}
-
-impl Peer {
-    async fn open(broker: &Broker) -> Peer {
-        let connection = connect(broker.url()).await;
-        let channel = soon("channel.open", connection.create_channel()).await.expect("a channel");
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        soon("confirm.select", confirms).await.expect("confirms");
-        Peer { connection, channel }
-    }
-
-    async fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) -> Confirmation {
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let sent = self.channel.basic_publish("".into(), queue.into(), options, body, properties);
-        let confirm = soon("basic.publish", sent).await.expect("publish");
-        soon("a confirm", confirm).await.expect("a confirm")
-    }
-
-    async fn publish_numbers(&self, count: u32) -> Vec<Vec<u8>> {
-        let bodies: Vec<_> = (0..count).map(|n| n.to_string().into_bytes()).collect();
-        for body in &bodies {
-            assert_eq!(self.publish(QUEUE, body, persistent()).await, Confirmation::Ack(None));
-        }
-        bodies
-    }
-
-    /// What a new consumer gets, unacknowledged. It is cancelled again.
-    async fn take(&self, count: usize) -> Vec<Delivery> {
-        let mut consumer = consume(&self.channel, QUEUE).await;
-        let mut found = Vec::new();
-        while found.len() < count {
-            found.push(next(&mut consumer).await);
-        }
-        let cancelled = self.channel.basic_cancel(consumer.tag(), Default::default());
-        soon("basic.cancel", cancelled).await.expect("cancel");
-        found
-    }
-
-    async fn prefetch(&self, count: u16) {
-        let qos = self.channel.basic_qos(count, BasicQosOptions::default());
-        soon("basic.qos", qos).await.expect("a limit");
-    }
-
-    async fn close(self) {
-        soon("connection.close", self.connection.close(200, "bye".into())).await.expect("close");
-    }
-}
-
-fn bodies(deliveries: &[Delivery]) -> Vec<Vec<u8>> {
-    deliveries.iter().map(|delivery| delivery.data.clone()).collect()
-}
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties, Consumer};
+use peer::{ALL, Peer, QUEUE, bodies, properties};
+use tokio_stream::StreamExt;
+use wire::Wire;
 
 /// How many at the front are marked as redelivered; none behind them may be.
 fn redelivered(deliveries: &[Delivery]) -> usize {
@@ -247,6 +150,27 @@ async fn a_closed_connection_gives_back_what_it_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_gives_back_what_it_held() {
+    let (broker, peer) = prepare().await;
+    let sent = peer.publish_numbers(5).await;
+    let wire = Wire::to(&broker);
+    let doomed = Peer::on(wire.connect().await).await;
+    doomed.prefetch(2).await;
+    assert_eq!(bodies(&doomed.take(2).await), sent[..2]);
+    // No close, no goodbye: as when the machine is unplugged.
+    wire.cut();
+
+    let again = peer.take(5).await;
+    let mut found = bodies(&again);
+    // Nothing says how soon the broker notices.
+    found.sort();
+    assert_eq!(found, sent);
+    assert_eq!(again.iter().filter(|delivery| delivery.redelivered).count(), 2);
+    assert!(again[4].ack(ALL).await.expect("acknowledge"));
+    peer.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confirmed_messages_survive_restarts() {
     let Some(mut broker) = Broker::start_mortal("confirmed_messages_survive_restarts") else {
         return;
@@ -274,5 +198,51 @@ async fn confirmed_messages_survive_restarts() {
     let found = peer.take(1).await.remove(0);
     assert_eq!(found.data, b"kept");
     assert!(found.ack(BasicAckOptions::default()).await.expect("acknowledge"));
+    peer.close().await;
+}
+
+/// The consumer's next delivery, whether or not it hears that the connection was lost.
+async fn next_after_recovery(peer: &Peer, consumer: &mut Consumer) -> Delivery {
+    loop {
+        match soon("a delivery", consumer.next()).await.expect("not the end") {
+            Ok(delivery) => return delivery,
+            Err(error) => {
+                let recovery = peer.channel.wait_for_recovery(error);
+                soon("recovery", recovery).await.expect("recover");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_recovers_from_a_kill() {
+    let Some(mut broker) = Broker::start_mortal("the_client_recovers_from_a_kill") else {
+        return;
+    };
+    let properties = ConnectionProperties::default().enable_auto_recover();
+    let connection = soon("a connection", Connection::connect(broker.url(), properties)).await;
+    let peer = Peer::on(connection.expect("connect")).await;
+    let durable = QueueDeclareOptions::durable();
+    let declared = peer.channel.queue_declare(QUEUE.into(), durable, FieldTable::default());
+    soon("queue.declare", declared).await.expect("a queue");
+    let sent = peer.publish_numbers(20).await;
+    peer.prefetch(5).await;
+    let mut consumer = consume(&peer.channel, QUEUE).await;
+    for body in &sent[..5] {
+        assert_eq!(next(&mut consumer).await.data, *body);
+    }
+    broker.kill9();
+    broker.restart();
+
+    // With the connection, the channel and the consumer that it had.
+    for body in &sent {
+        let delivery = next_after_recovery(&peer, &mut consumer).await;
+        assert_eq!(delivery.data, *body);
+        assert!(delivery.ack(BasicAckOptions::default()).await.expect("acknowledge"));
+    }
+    assert_eq!(peer.publish(QUEUE, b"and on", persistent()).await, Confirmation::Ack(None));
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.data, b"and on");
+    assert!(delivery.ack(BasicAckOptions::default()).await.expect("acknowledge"));
     peer.close().await;
 }

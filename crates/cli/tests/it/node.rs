@@ -2,7 +2,7 @@
 
 use crate::broker::Broker;
 use crate::program::Program;
-use crate::python::{Restart, run_checks};
+use crate::python::{Cue, run_checks};
 use crate::tools::{self, tests_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,15 +37,19 @@ fn install(place: &Path, lists: &Path) {
     Program::start(npm).finish_within(INSTALL_LIMIT);
 }
 
-#[test]
-fn amqplib() {
-    let Some(modules) = modules("amqplib") else { return };
+fn check(name: &str, cues: &[Cue], checks: &[&str]) {
+    let Some(modules) = modules(name) else { return };
     let broker = Broker::start();
     let mut script = Command::new("node");
     script
-        .arg(tests_dir("node").join("check_amqplib.js"))
+        .arg(tests_dir("node").join(format!("check_{name}.js")))
         .env("AMQP_URL", broker.url())
         .env("NODE_PATH", modules);
+    run_checks(broker, script, cues, checks);
+}
+
+#[test]
+fn amqplib() {
     let checks = [
         "checkContent",
         "checkOrderAndRequeue",
@@ -54,6 +58,25 @@ fn amqplib() {
         "checkRpc",
         "checkLostConnection",
         "checkRestart",
+        "checkKill",
     ];
-    run_checks(broker, script, Restart::Kill9, &checks);
+    check("amqplib", &[Cue::Restart, Cue::Kill], &checks);
+}
+
+#[test]
+fn amqplib_extensions() {
+    let checks = [
+        "checkDirectReplyTo",
+        "checkDeadLetter",
+        "checkRetry",
+        "checkTtl",
+        "checkQueueExpiry",
+        "checkMaxLength",
+        "checkPriority",
+        "checkExchangeBinding",
+        "checkHeadersExchange",
+        "checkAlternateExchange",
+        "checkCancelNotify",
+    ];
+    check("amqplib_extensions", &[], &checks);
 }

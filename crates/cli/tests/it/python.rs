@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const MISSING: &str = "python3, 3.11 or later, with its venv module";
-/// What the script of each client does.
-const CHECKS: [&str; 7] = [
+/// What the script of each client checks.
+const CHECKS: [&str; 8] = [
     "check_content",
     "check_order_and_requeue",
     "check_mandatory",
@@ -18,6 +18,32 @@ const CHECKS: [&str; 7] = [
     "check_rpc",
     "check_lost_connection",
     "check_restart",
+    "check_kill",
+];
+/// What its second script does.
+const EXTENSIONS: [&str; 12] = [
+    "check_direct_reply_to",
+    "check_dead_letter",
+    "check_retry",
+    "check_ttl",
+    "check_queue_expiry",
+    "check_max_length",
+    "check_priority",
+    "check_exchange_binding",
+    "check_headers_exchange",
+    "check_alternate_exchange",
+    "check_transaction",
+    "check_cancel_notify",
+];
+const CELERY: [&str; 8] = [
+    "check_task",
+    "check_retry",
+    "check_eta",
+    "check_expires",
+    "check_mingle_and_gossip",
+    "check_inspect",
+    "check_revoke",
+    "check_kill",
 ];
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
@@ -58,59 +84,96 @@ pub(crate) fn script(interpreter: &Path, broker: &Broker, script: &Path) -> Comm
     command
 }
 
-/// How a script's wish for a restart of the broker is granted.
+/// What a script may ask for by a line of its output.
 #[derive(Clone, Copy)]
-pub(crate) enum Restart {
-    Polite,
-    Kill9,
+pub(crate) enum Cue {
+    /// A broker that is stopped in peace and started again.
+    Restart,
+    /// The same with SIGKILL.
+    Kill,
 }
 
-/// Runs a script that checks a client and expects it to have made all `checks`.
-pub(crate) fn run_checks(mut broker: Broker, script: Command, restart: Restart, checks: &[&str]) {
-    let mut program = Program::start(script);
-    program.wait_for("CUE restart");
-    if broker.is_ours() {
-        match restart {
-            Restart::Polite => {
+impl Cue {
+    fn line(self) -> &'static str {
+        match self {
+            Cue::Restart => "CUE restart",
+            Cue::Kill => "CUE kill",
+        }
+    }
+
+    /// Answers, and then does it: the script is to meet a broker that is away.
+    fn grant(self, broker: &mut Broker, program: &mut Program) {
+        if !broker.is_ours() {
+            program.say("kept");
+            return;
+        }
+        program.say("coming");
+        match self {
+            Cue::Restart => {
                 let status = broker.terminate();
                 assert!(status.success(), "the broker ended with {status}");
             }
-            Restart::Kill9 => broker.kill9(),
+            Cue::Kill => broker.kill9(),
         }
         broker.restart();
-        program.say("restarted");
-    } else {
-        program.say("kept");
+    }
+}
+
+/// Runs a script that checks a client, gives it its cues, and expects it to have made all
+/// `checks`.
+pub(crate) fn run_checks(mut broker: Broker, script: Command, cues: &[Cue], checks: &[&str]) {
+    let mut program = Program::start(script);
+    for cue in cues {
+        program.wait_for(cue.line());
+        cue.grant(&mut broker, &mut program);
     }
     let mut lines = program.finish();
-    lines.retain(|line| line != "CUE restart");
+    lines.retain(|line| cues.iter().all(|cue| line != cue.line()));
     let expected: Vec<String> = checks.iter().map(|check| format!("ok {check}")).collect();
     assert_eq!(lines, expected);
 }
 
-fn check(client: &str, restart: Restart) {
-    let Some(interpreter) = interpreter(client) else { return };
+fn check(name: &str, cues: &[Cue], checks: &[&str]) {
+    let Some(interpreter) = interpreter(name) else { return };
     let broker = Broker::start();
-    let path = tests_dir("python").join(format!("check_{client}.py"));
+    let path = tests_dir("python").join(format!("check_{name}.py"));
     let script = script(&interpreter, &broker, &path);
-    let mut checks = CHECKS.to_vec();
-    if client == "aiormq" {
-        checks.insert(2, "check_mixed_confirms");
-    }
-    run_checks(broker, script, restart, &checks);
+    run_checks(broker, script, cues, checks);
 }
 
 #[test]
 fn pika() {
-    check("pika", Restart::Kill9);
+    check("pika", &[Cue::Restart, Cue::Kill], &CHECKS);
+}
+
+#[test]
+fn pika_extensions() {
+    check("pika_extensions", &[], &EXTENSIONS);
 }
 
 #[test]
 fn aiormq() {
-    check("aiormq", Restart::Polite);
+    let mut checks = CHECKS.to_vec();
+    checks.insert(2, "check_mixed_confirms");
+    check("aiormq", &[Cue::Restart, Cue::Kill], &checks);
+}
+
+#[test]
+fn aiormq_extensions() {
+    check("aiormq_extensions", &[], &EXTENSIONS);
 }
 
 #[test]
 fn kombu() {
-    check("kombu", Restart::Polite);
+    check("kombu", &[Cue::Restart, Cue::Kill], &CHECKS);
+}
+
+#[test]
+fn kombu_extensions() {
+    check("kombu_extensions", &[], &EXTENSIONS);
+}
+
+#[test]
+fn celery() {
+    check("celery", &[Cue::Kill], &CELERY);
 }

@@ -3,6 +3,7 @@
 
 const assert = require('node:assert/strict');
 const readline = require('node:readline/promises');
+const { setTimeout: sleep } = require('node:timers/promises');
 const amqp = require('amqplib');
 
 const QUEUE = 'check.amqplib';
@@ -40,6 +41,7 @@ const OPTIONS = {
   priority: 3,
   correlationId: 'c-1',
   replyTo: 'nobody',
+  expiration: '600000',
   messageId: 'm-1',
   timestamp: 1700000000,
   type: 'greeting',
@@ -50,7 +52,11 @@ const OPTIONS = {
 // A connection with one confirm channel and the deliveries of its consumers.
 class Peer {
   async open() {
-    this.connection = await amqp.connect(process.env.AMQP_URL);
+    return this.use(await amqp.connect(process.env.AMQP_URL));
+  }
+
+  async use(connection) {
+    this.connection = connection;
     // Without a listener a lost connection would end the program.
     this.connection.on('error', () => {});
     this.closed = new Promise((done) => this.connection.once('close', done));
@@ -205,24 +211,36 @@ async function checkLostConnection(peer) {
   return peer;
 }
 
-async function restartBroker() {
+// Has the broker stopped ('restart') or killed ('kill') and started again; false
+// where that is impossible. The answer comes before the deed.
+async function ask(what) {
   const lines = readline.createInterface({ input: process.stdin });
-  console.log('CUE restart');
+  console.log('CUE', what);
   const { value } = await lines[Symbol.asyncIterator]().next();
   lines.close();
-  return value === 'restarted';
+  return value === 'coming';
+}
+
+// A new peer, once there is a broker to connect to.
+async function reconnect() {
+  const deadline = Date.now() + 20_000;
+  for (;;) {
+    try {
+      return await new Peer().open();
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await sleep(100);
+    }
+  }
 }
 
 async function checkRestart(peer) {
   const sent = numbers(20);
   for (const body of sent) await peer.publish(body, OPTIONS);
-  if (!(await restartBroker())) {
-    await peer.channel.purgeQueue(QUEUE);
-    return peer;
-  }
+  if (!(await ask('restart'))) await peer.connection.close();
   await peer.closed;
 
-  peer = await new Peer().open();
+  peer = await reconnect();
   const tag = await peer.consume(QUEUE);
   const messages = await peer.take(20);
   assert.deepEqual(bodies(messages), sent);
@@ -230,6 +248,44 @@ async function checkRestart(peer) {
   peer.channel.ackAll();
   await peer.channel.cancel(tag);
   return peer;
+}
+
+// With the library's own recovery: `setup` runs for each new connection.
+async function checkKill(peer) {
+  const sent = numbers(20);
+  for (const body of sent) await peer.publish(body);
+  const lives = [];
+  const recovery = {
+    initialDelay: 50,
+    maxDelay: 200,
+    setup: async (connection) => {
+      const life = await new Peer().use(connection);
+      // All that is taken before the kill stays unacknowledged.
+      if (!lives.length) await life.channel.prefetch(5);
+      await life.consume(QUEUE);
+      lives.push(life);
+    },
+  };
+  const recovering = await amqp.connect(process.env.AMQP_URL, { recovery });
+  recovering.on('error', () => {});
+  const disconnected = new Promise((done) => recovering.once('disconnect', done));
+  assert.deepEqual(bodies(await lives[0].take(5)), sent.slice(0, 5));
+  if (!(await ask('kill'))) {
+    lives[0].connection.connection.stream.destroy(new Error('as if killed'));
+    await peer.connection.close();
+  }
+  await disconnected;
+
+  const publisher = await recovering.createConfirmChannel();
+  publisher.sendToQueue(QUEUE, Buffer.from('and on'), { persistent: true });
+  await publisher.waitForConfirms();
+  assert.equal(lives.length, 2);
+  assert.deepEqual(bodies(await lives[1].take(21)), [...sent, 'and on']);
+  lives[1].channel.ackAll();
+  // First, or the end of the connection could overtake the acknowledgement.
+  await lives[1].channel.close();
+  await recovering.close();
+  return reconnect();
 }
 
 async function main() {
@@ -244,6 +300,7 @@ async function main() {
     checkRpc,
     checkLostConnection,
     checkRestart,
+    checkKill,
   ]) {
     peer = (await check(peer)) ?? peer;
     console.log('ok', check.name);
@@ -253,7 +310,12 @@ async function main() {
   await peer.connection.close();
 }
 
-main().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+function run(main) {
+  main().catch((error) => {
+    console.error(error);
+    process.exit(1);
+  });
+}
+
+module.exports = { Peer, bodies, run };
+if (require.main === module) run(main);

@@ -7,7 +7,7 @@ from decimal import Decimal
 import aiormq
 from aiormq.connection import TCPTransportFactory
 
-from cue import restart_broker
+from cue import kill_broker, restart_broker
 
 QUEUE = "check.aiormq"
 NOW = datetime(2024, 2, 29, 12, 30, 1, tzinfo=timezone.utc)
@@ -34,6 +34,7 @@ PROPERTIES = {
     "priority": 3,
     "correlation_id": "c-1",
     "reply_to": "nobody",
+    "expiration": "600000",
     "message_id": "m-1",
     "timestamp": NOW,
     "message_type": "greeting",
@@ -88,8 +89,18 @@ class Peer:
 
     async def torn(self):
         """Returns when the client knows that its connection is gone."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await asyncio.wait([self.connection.closing])
+
+
+async def reconnect():
+    """A new peer, once there is a broker to connect to."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await Peer().open()
+            except ConnectionError:
+                await asyncio.sleep(0.1)
 
 
 def bodies(deliveries):
@@ -229,15 +240,36 @@ async def check_restart(peer):
     for body in sent:
         await peer.publish(body, **PROPERTIES)
     if not await asyncio.to_thread(restart_broker):
-        await peer.channel.queue_purge(QUEUE)
-        return peer
+        await peer.connection.close()
     await peer.torn()
 
-    peer = await Peer().open()
+    peer = await reconnect()
     tag = await peer.consume(QUEUE)
     deliveries = await peer.take(20)
     assert bodies(deliveries) == sent
     assert all(d.header.properties.headers == HEADERS for d in deliveries)
+    last = deliveries[-1].delivery_tag
+    await peer.channel.basic_ack(last, multiple=True)
+    await peer.channel.basic_cancel(tag)
+    return peer
+
+
+async def check_kill(peer):
+    sent = [b"%d" % n for n in range(20)]
+    for body in sent:
+        await peer.publish(body)
+    await peer.channel.basic_qos(prefetch_count=5)
+    await peer.consume(QUEUE)
+    assert bodies(await peer.take(5)) == sent[:5]
+    if not await asyncio.to_thread(kill_broker):
+        await peer.connection.close()
+    await peer.torn()
+
+    peer = await reconnect()
+    await peer.publish(b"and on")
+    tag = await peer.consume(QUEUE)
+    deliveries = await peer.take(21)
+    assert bodies(deliveries) == [*sent, b"and on"]
     last = deliveries[-1].delivery_tag
     await peer.channel.basic_ack(last, multiple=True)
     await peer.channel.basic_cancel(tag)
@@ -258,10 +290,9 @@ async def main():
     ):
         await check(peer)
         print("ok", check.__name__)
-    peer = await check_lost_connection(peer)
-    print("ok check_lost_connection")
-    peer = await check_restart(peer)
-    print("ok check_restart")
+    for check in (check_lost_connection, check_restart, check_kill):
+        peer = await check(peer)
+        print("ok", check.__name__)
     deleted = await peer.channel.queue_delete(QUEUE)
     assert deleted.message_count == 0, deleted
     await peer.connection.close()

@@ -5,8 +5,9 @@ from datetime import datetime, timezone
 from decimal import Decimal
 
 import kombu
+from kombu.mixins import ConsumerMixin
 
-from cue import restart_broker
+from cue import kill_broker, restart_broker
 
 NAME = "check.kombu"
 NOW = datetime(2024, 2, 29, 12, 30, 1)
@@ -36,14 +37,25 @@ PROPERTIES = {
 }
 
 
+# How long to go on trying while the broker is away: 20 seconds.
+PATIENCE = {
+    "max_retries": 200,
+    "interval_start": 0.1,
+    "interval_step": 0,
+    "interval_max": 0.1,
+}
+
+
 class Peer:
     """A connection and one consumer, whose deliveries wait in a list."""
 
-    def __init__(self):
+    def __init__(self, patient=False):
         self.connection = kombu.Connection(
             os.environ["AMQP_URL"],
             transport_options={"confirm_publish": True},
         )
+        if patient:
+            self.connection.ensure_connection(**PATIENCE)
         self.channel = self.connection.channel()
         self.queue = kombu.Queue(NAME, durable=True)(self.channel)
         self.returned = []
@@ -78,12 +90,41 @@ class Peer:
     def torn(self):
         """Returns when the client knows that its connection is gone."""
         try:
-            while True:
-                self.connection.drain_events(timeout=10)
+            while self.connection.connected:
+                self.connection.drain_events(timeout=20)
         except TimeoutError:
             raise
         except self.connection.connection_errors:
             self.connection.collect()
+
+
+class Worker(ConsumerMixin):
+    """Goes on by itself when the connection is lost, as kombu's users do."""
+
+    def __init__(self, peer, enough):
+        self.connection = peer.connection
+        self.queue = peer.queue
+        self.enough = enough
+        self.lives = 0
+
+    def get_consumers(self, Consumer, channel):
+        self.lives += 1
+        self.found = []
+        queue = kombu.Queue(NAME, durable=True)
+        prefetch = 5 if self.lives == 1 else None
+        consumer = Consumer(
+            [queue], on_message=self.take, prefetch_count=prefetch
+        )
+        return [consumer]
+
+    def take(self, message):
+        self.found.append(message)
+        if self.lives == 1 and len(self.found) == 5:
+            if not kill_broker():
+                raise ConnectionResetError("as if it had been killed")
+        elif len(self.found) == self.enough:
+            message.ack(multiple=True)
+            self.should_stop = True
 
 
 def bodies(messages):
@@ -94,13 +135,15 @@ def check_content(peer):
     # kombu says what a text is by its content type, bytes go as they are.
     sent = ["", b"\x00\x01", b"x" * 300_000, "h\u00e9"]
     for body in sent:
-        peer.publish(body, headers=HEADERS, **PROPERTIES)
+        # kombu takes seconds and sends milliseconds.
+        peer.publish(body, expiration=600, headers=HEADERS, **PROPERTIES)
     with peer.consumer(peer.queue):
         messages = peer.take(len(sent))
     assert [message.decode() for message in messages] == sent
     for message in messages:
         found = {name: message.properties[name] for name in PROPERTIES}
         assert found == PROPERTIES, found
+        assert message.properties["expiration"] == "600000"
         assert message.headers == HEADERS, message.headers
         info = message.delivery_info
         assert (info["exchange"], info["routing_key"]) == ("", NAME)
@@ -200,16 +243,33 @@ def check_restart(peer):
     for body in sent:
         peer.publish(body, headers=HEADERS)
     if not restart_broker():
-        peer.queue.purge()
-        return peer
+        peer.connection.close()
     peer.torn()
 
-    peer = Peer()
+    peer = Peer(patient=True)
     with peer.consumer(peer.queue):
         messages = peer.take(20)
     assert bodies(messages) == sent
     assert all(message.headers == HEADERS for message in messages)
     messages[-1].ack(multiple=True)
+    return peer
+
+
+def check_kill(peer):
+    sent = [b"%d" % n for n in range(20)]
+    for body in sent:
+        peer.publish(body)
+    worker = Worker(peer, enough=20)
+    worker.run()
+    assert worker.lives > 1
+    assert bodies(worker.found) == sent
+    # Its own connection is as dead as the worker's was.
+    peer.publish(b"and on", retry=True, retry_policy=PATIENCE)
+    peer = Peer()
+    with peer.consumer(peer.queue):
+        (message,) = peer.take(1)
+    assert message.body == b"and on"
+    message.ack()
     return peer
 
 
@@ -226,10 +286,9 @@ def main():
     ):
         check(peer)
         print("ok", check.__name__)
-    peer = check_lost_connection(peer)
-    print("ok check_lost_connection")
-    peer = check_restart(peer)
-    print("ok check_restart")
+    for check in (check_lost_connection, check_restart, check_kill):
+        peer = check(peer)
+        print("ok", check.__name__)
     assert peer.queue.delete() == 0
     peer.connection.release()
 

@@ -1,13 +1,14 @@
 """pika against the broker at AMQP_URL. Prints one "ok" line a check."""
 import os
 import socket
+import time
 from datetime import datetime, timezone
 from decimal import Decimal
 
 import pika
 from pika.exceptions import AMQPConnectionError, UnroutableError
 
-from cue import restart_broker
+from cue import kill_broker, restart_broker
 
 QUEUE = "check.pika"
 HEADERS = {
@@ -30,6 +31,7 @@ PROPERTIES = {
     "priority": 3,
     "correlation_id": "c-1",
     "reply_to": "nobody",
+    "expiration": "600000",
     "message_id": "m-1",
     "timestamp": 1700000000,
     "type": "greeting",
@@ -45,6 +47,29 @@ def connect():
     channel = connection.channel()
     channel.confirm_delivery()
     return connection, channel
+
+
+def reconnect():
+    """A new connection, once there is a broker to connect to."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return connect()
+        except AMQPConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def await_loss(connection):
+    """Returns when the client knows that its connection is gone."""
+    deadline = time.monotonic() + 20
+    while connection.is_open:
+        assert time.monotonic() < deadline, "the connection is still there"
+        try:
+            connection.process_data_events(time_limit=1)
+        except AMQPConnectionError:
+            return
 
 
 def publish(channel, body, **properties):
@@ -159,11 +184,7 @@ def check_lost_connection(connection, channel):
     assert bodies(take(channel, 2)) == sent[:2]
     # No close, no goodbye: as when the machine is unplugged.
     connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
-    try:
-        while True:
-            connection.process_data_events(time_limit=1)
-    except AMQPConnectionError:
-        pass
+    await_loss(connection)
 
     connection, channel = connect()
     deliveries = take(channel, 5)
@@ -179,18 +200,32 @@ def check_restart(connection, channel):
     for body in sent:
         publish(channel, body, **PROPERTIES)
     if not restart_broker():
-        channel.queue_purge(QUEUE)
-        return connection, channel
-    try:
-        while True:
-            connection.process_data_events(time_limit=1)
-    except AMQPConnectionError:
-        pass
+        connection.close()
+    await_loss(connection)
 
-    connection, channel = connect()
+    connection, channel = reconnect()
     deliveries = take(channel, 20)
     assert bodies(deliveries) == sent
     assert all(p.headers == HEADERS for _, p, _ in deliveries)
+    channel.basic_ack(deliveries[-1][0].delivery_tag, multiple=True)
+    channel.cancel()
+    return connection, channel
+
+
+def check_kill(connection, channel):
+    sent = [b"%d" % n for n in range(20)]
+    for body in sent:
+        publish(channel, body)
+    channel.basic_qos(prefetch_count=5)
+    assert bodies(take(channel, 5)) == sent[:5]
+    if not kill_broker():
+        connection.close()
+    await_loss(connection)
+
+    connection, channel = reconnect()
+    publish(channel, b"and on")
+    deliveries = take(channel, 21)
+    assert bodies(deliveries) == [*sent, b"and on"]
     channel.basic_ack(deliveries[-1][0].delivery_tag, multiple=True)
     channel.cancel()
     return connection, channel
@@ -209,10 +244,9 @@ def main():
     ):
         check(channel)
         print("ok", check.__name__)
-    connection, channel = check_lost_connection(connection, channel)
-    print("ok check_lost_connection")
-    connection, channel = check_restart(connection, channel)
-    print("ok check_restart")
+    for check in (check_lost_connection, check_restart, check_kill):
+        connection, channel = check(connection, channel)
+        print("ok", check.__name__)
     assert channel.queue_delete(QUEUE).method.message_count == 0
     connection.close()
 
