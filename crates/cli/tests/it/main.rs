@@ -5,6 +5,7 @@
 //! point the tests elsewhere: `LEVERET_TEST_BINARY` at another binary with the same flags, and
 //! `LEVERET_TEST_AMQP_URL` at a broker that runs already (tests that must kill it are skipped).
 
+mod abuse;
 mod amqp;
 mod broker;
 mod examples;

@@ -1,20 +1,30 @@
 //! A look at all that the queues hold, which changes little.
 
 use super::Record;
-use super::body::Id;
-use super::ledger::QUEUES;
-use crate::amqp::{connect, consume, depth, next, soon};
-use lapin::options::BasicAckOptions;
-use lapin::{Channel, Connection};
+use super::body::body;
+use super::ledger::Found;
+use super::plan::QUEUES;
+use crate::amqp::{connect, consume, depth, persistent, soon};
+use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, Consumer};
+use std::array;
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 /// How many messages stay in each queue from round to round, so that old ones are among those
 /// that must survive, and the rounds do not get longer and longer.
-const KEPT: usize = 300;
+const KEPT: usize = 200;
+/// How often in turn nothing has to come from anywhere for all to be there. Messages that die
+/// while we look are nowhere for a moment.
+const QUIET: usize = 3;
 
-/// All messages of a queue, held without an acknowledgement.
+/// All messages of a queue, held without an acknowledgement: what is held does not die.
 struct Held {
+    queue: usize,
     channel: Channel,
-    ids: Vec<Id>,
+    consumer: Consumer,
+    found: Vec<Found>,
     tags: Vec<u64>,
 }
 
@@ -22,42 +32,72 @@ struct Held {
 pub(super) async fn inspect(url: &str, record: &Record) {
     let connection = connect(url).await;
     let mut held = Vec::new();
-    for queue in 0..QUEUES.len() {
-        held.push(hold(&connection, queue, record).await);
+    for (queue, name) in QUEUES.iter().enumerate() {
+        let channel = connection.create_channel().await.expect("a channel");
+        let consumer = consume(&channel, name).await;
+        held.push(Held { queue, channel, consumer, found: Vec::new(), tags: Vec::new() });
     }
-    let contents = std::array::from_fn(|queue| held[queue].ids.clone());
+    let mut quiet = 0;
+    while quiet < QUIET {
+        quiet += 1;
+        for held in &mut held {
+            if held.take(record).await {
+                quiet = 0;
+            }
+        }
+    }
+    let contents = array::from_fn(|queue| held[queue].found.clone());
     record.lock().compare(&contents);
-    for (queue, held) in held.into_iter().enumerate() {
-        thin(queue, held, record).await;
+    for held in held {
+        held.thin(record).await;
     }
+    keep(&connection, record).await;
     soon("connection.close", connection.close(200, "bye".into())).await.expect("close");
 }
 
-async fn hold(connection: &Connection, queue: usize, record: &Record) -> Held {
-    let channel = connection.create_channel().await.expect("a channel");
-    let count = depth(&channel, QUEUES[queue]).await;
-    let mut held = Held { channel, ids: Vec::new(), tags: Vec::new() };
-    let mut consumer = consume(&held.channel, QUEUES[queue]).await;
-    for _ in 0..count {
-        let delivery = next(&mut consumer).await;
-        if let Some(id) = record.lock().receive(queue, &delivery.data) {
-            held.ids.push(id);
-            held.tags.push(delivery.delivery_tag);
+impl Held {
+    /// Takes what has come; says whether that was anything, or there is more to come.
+    async fn take(&mut self, record: &Record) -> bool {
+        // What was delivered before the answer has come before it.
+        let mut more = depth(&self.channel, QUEUES[self.queue]).await > 0;
+        while let Ok(delivery) = timeout(Duration::ZERO, self.consumer.next()).await {
+            let delivery = delivery.expect("a delivery").expect("no error");
+            let headers = delivery.properties.headers().as_ref();
+            let found = record.lock().receive(self.queue, &delivery.data, headers);
+            if let Some(found) = found {
+                self.found.push(found);
+                self.tags.push(delivery.delivery_tag);
+            }
+            more = true;
         }
+        more
     }
-    assert_eq!(depth(&held.channel, QUEUES[queue]).await, 0, "{} holds more", QUEUES[queue]);
-    held
+
+    async fn thin(self, record: &Record) {
+        let surplus = self.found.len().saturating_sub(KEPT);
+        if surplus > 0 {
+            for found in &self.found[..surplus] {
+                record.lock().settle(self.queue, found.id);
+            }
+            let all = BasicAckOptions { multiple: true };
+            self.channel.basic_ack(self.tags[surplus - 1], all).await.expect("acknowledge");
+        }
+        // What is left goes back to its place.
+        soon("channel.close", self.channel.close(200, "bye".into())).await.expect("close");
+    }
 }
 
-async fn thin(queue: usize, held: Held, record: &Record) {
-    let surplus = held.ids.len().saturating_sub(KEPT);
-    if surplus > 0 {
-        for id in &held.ids[..surplus] {
-            record.lock().settle(queue, *id);
-        }
-        let all = BasicAckOptions { multiple: true };
-        held.channel.basic_ack(held.tags[surplus - 1], all).await.expect("acknowledge");
-    }
-    // What is left goes back to its place.
-    soon("channel.close", held.channel.close(200, "bye".into())).await.expect("close");
+/// Returns when what we saw is on the disk, dead letters of a moment ago too: a message that is
+/// confirmed now is behind them in the log.
+async fn keep(connection: &Connection, record: &Record) {
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    let id = record.lock().attempt(0);
+    let body = body(id, record.lock().seed());
+    let (options, key) = (BasicPublishOptions::default(), QUEUES[0].into());
+    let sent = channel.basic_publish("".into(), key, options, &body, persistent()).await;
+    let confirm = soon("a confirm", sent.expect("publish")).await.expect("a confirm");
+    assert_eq!(confirm, Confirmation::Ack(None));
+    record.lock().confirm(id);
+    soon("channel.close", channel.close(200, "bye".into())).await.expect("close");
 }

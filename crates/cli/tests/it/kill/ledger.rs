@@ -1,51 +1,73 @@
 //! What the test knows to have happened, kept outside the broker.
 
 use super::body::{Id, id_of};
-use std::fmt;
+use super::fault::{Fault, Kind, tally};
+use super::history::{at_first, deaths};
+use super::moves::Moves;
+use super::plan::{FLOWS, Flow, QUEUES};
+use lapin::types::FieldTable;
 
-pub(super) const QUEUES: [&str; 6] = ["work-0", "work-1", "work-2", "copy-0", "copy-1", "copy-2"];
-
-/// The exchange that copies.
-pub(super) const FANOUT: &str = "copies";
-
-/// The queues that each producer's messages go to: to one directly, to several by the exchange.
-pub(super) const PRODUCERS: [&[usize]; 6] = [&[0], &[0], &[1], &[2], &[3, 4, 5], &[3, 4, 5]];
+/// A set of queues, a bit for each.
+type Queues = u32;
 
 /// What is known of a message.
-#[derive(Default, Clone)]
-struct Fate {
+#[derive(Default, Clone, Debug)]
+pub(super) struct Fate {
     /// The broker has confirmed it.
-    confirmed: bool,
-    /// By queue: we have sent an acknowledgement. It may have been lost on its way.
-    settled: [bool; QUEUES.len()],
-    /// By queue: it was not there at an inspection.
-    gone: [bool; QUEUES.len()],
+    pub(super) confirmed: bool,
+    /// It was there after a restart.
+    pub(super) seen: bool,
+    /// It was nowhere after a restart, or must never come.
+    pub(super) ended: bool,
+    /// How often it had died at the last inspection.
+    pub(super) deaths: u64,
+    /// Where we have sent an acknowledgement since. It may have been lost on its way.
+    pub(super) settled: Queues,
+    /// Where it was missing at the last inspection, of the queues it should have been in.
+    missing: Queues,
+    /// How many rejections we have sent.
+    pub(super) rejections: u64,
 }
 
+impl Fate {
+    /// Whether it must be somewhere, or we have acknowledged it.
+    pub(super) fn known(&self) -> bool {
+        self.confirmed || self.seen
+    }
+
+    /// Whether it may be missing in a queue after so many deaths.
+    fn excused(&self, queue: usize, deaths: u64) -> bool {
+        let missing = if deaths == self.deaths { self.missing } else { 0 };
+        (self.settled | missing) & bit(queue) != 0
+    }
+
+    /// Whether it may be nowhere: it has been acknowledged wherever it was at some time.
+    fn may_end(&self, flow: &Flow) -> bool {
+        let excused = |deaths: u64| {
+            let (queues, _) = flow.stage(deaths)?;
+            Some(queues.iter().all(|queue| self.excused(*queue, deaths)))
+        };
+        (0..flow.stages.len() as u64).any(|more| excused(self.deaths + more) == Some(true))
+    }
+}
+
+/// A message in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    /// Confirmed, not acknowledged, not there.
-    Lost,
-    /// There, but never sent, or not to this queue, or gone before.
-    Phantom,
-    /// Behind a later message of its producer, or there twice.
-    Misordered,
-    /// With a wrong body.
-    Damaged,
-    /// In one queue of the fanout and not in another one.
-    Torn,
+pub(super) struct Found {
+    pub(super) id: Id,
+    pub(super) deaths: u64,
 }
 
-/// Something that must not be.
-pub(super) struct Fault {
-    kind: Kind,
-    queue: usize,
-    id: Option<Id>,
+/// Where a message is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct There {
+    pub(super) deaths: u64,
+    queues: Queues,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} in {}: {:?}", self.kind, QUEUES[self.queue], self.id)
+impl There {
+    pub(super) fn anywhere(self) -> bool {
+        self.queues != 0
     }
 }
 
@@ -53,12 +75,17 @@ pub(super) struct Ledger {
     seed: u64,
     /// By producer and number.
     fates: Vec<Vec<Fate>>,
+    pub(super) moves: Moves,
+    /// Why messages have died that were there after a restart, and how many of them.
+    dead: [(&'static str, usize); 3],
     faults: Vec<Fault>,
 }
 
 impl Ledger {
     pub(super) fn new(seed: u64) -> Ledger {
-        Ledger { seed, fates: vec![Vec::new(); PRODUCERS.len()], faults: Vec::new() }
+        let fates = vec![Vec::new(); FLOWS.len()];
+        let dead = [("rejected", 0), ("expired", 0), ("maxlen", 0)];
+        Ledger { seed, fates, moves: Moves::default(), dead, faults: Vec::new() }
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -74,83 +101,132 @@ impl Ledger {
 
     /// The broker has confirmed the message.
     pub(super) fn confirm(&mut self, id: Id) {
-        self.fates[id.producer][id.number].confirmed = true;
+        self.fate(id).confirmed = true;
     }
 
     /// An acknowledgement is about to be sent.
     pub(super) fn settle(&mut self, queue: usize, id: Id) {
-        self.fates[id.producer][id.number].settled[queue] = true;
+        self.fate(id).settled |= bit(queue);
     }
 
-    /// A delivery has come; gives its id if it may be there.
-    pub(super) fn receive(&mut self, queue: usize, body: &[u8]) -> Option<Id> {
+    /// A rejection is about to be sent.
+    pub(super) fn reject(&mut self, id: Id) {
+        self.fate(id).rejections += 1;
+    }
+
+    pub(super) fn fate(&mut self, id: Id) -> &mut Fate {
+        &mut self.fates[id.producer][id.number]
+    }
+
+    /// A delivery has come; gives its message if it may be there.
+    pub(super) fn receive(
+        &mut self,
+        queue: usize,
+        body: &[u8],
+        headers: Option<&FieldTable>,
+    ) -> Option<Found> {
         let Some(id) = id_of(body, self.seed) else {
             self.fault(Kind::Damaged, queue, None);
             return None;
         };
-        let fate = self.fates.get(id.producer).and_then(|fates| fates.get(id.number));
-        let expected = PRODUCERS.get(id.producer).is_some_and(|queues| queues.contains(&queue));
-        if !expected || fate.is_none_or(|fate| fate.gone[queue]) {
-            self.fault(Kind::Phantom, queue, Some(id));
-            return None;
+        match self.check(queue, id, headers) {
+            Ok(found) => Some(found),
+            Err(kind) => {
+                self.fault(kind, queue, Some(id));
+                None
+            }
         }
-        Some(id)
+    }
+
+    fn check(&self, queue: usize, id: Id, headers: Option<&FieldTable>) -> Result<Found, Kind> {
+        let flow = FLOWS.get(id.producer).filter(|flow| flow.contains(queue));
+        let flow = flow.ok_or(Kind::Phantom)?;
+        let fate = self.fates[id.producer].get(id.number).ok_or(Kind::Phantom)?;
+        let deaths = deaths(headers, flow).ok_or(Kind::Mislabelled)?;
+        let (queues, _) = flow.stage(deaths).ok_or(Kind::Mislabelled)?;
+        let rejected = flow.stages[0].1 == "rejected";
+        if !queues.contains(&queue) || rejected && at_first(deaths, flow) > fate.rejections {
+            return Err(Kind::Mislabelled);
+        }
+        let missing = deaths == fate.deaths && fate.missing & bit(queue) != 0;
+        if fate.ended || deaths < fate.deaths || missing {
+            return Err(Kind::Phantom);
+        }
+        Ok(Found { id, deaths })
     }
 
     /// Compares what the queues hold after a restart, each in its order, with what they must.
-    pub(super) fn compare(&mut self, contents: &[Vec<Id>; QUEUES.len()]) {
-        for (queue, ids) in contents.iter().enumerate() {
-            self.compare_order(queue, ids);
-        }
-        for (producer, queues) in PRODUCERS.iter().enumerate() {
-            // Whether each message is there, by queue; looking it up in a list would take ages.
-            let mut there = vec![[false; QUEUES.len()]; self.fates[producer].len()];
-            for &queue in *queues {
-                for id in contents[queue].iter().filter(|id| id.producer == producer) {
-                    there[id.number][queue] = true;
+    pub(super) fn compare(&mut self, contents: &[Vec<Found>; QUEUES.len()]) {
+        // Looking each message up in a list would take ages.
+        let count = |fates: &Vec<Fate>| vec![There::default(); fates.len()];
+        let mut there: Vec<Vec<There>> = self.fates.iter().map(count).collect();
+        for (queue, found) in contents.iter().enumerate() {
+            self.compare_order(queue, found);
+            for &Found { id, deaths } in found {
+                let there = &mut there[id.producer][id.number];
+                let elsewhere = there.anywhere() && there.deaths != deaths;
+                if elsewhere || there.queues & bit(queue) != 0 {
+                    self.fault(Kind::Phantom, queue, Some(id));
                 }
-            }
-            for (number, there) in there.into_iter().enumerate() {
-                self.compare_fate(Id { producer, number }, queues, there);
+                *there = There { deaths, queues: there.queues | bit(queue) };
             }
         }
+        for (producer, there) in there.iter().enumerate() {
+            for (number, there) in there.iter().enumerate() {
+                self.compare_fate(Id { producer, number }, *there);
+            }
+        }
+        self.compare_moves(&|id: Id| there[id.producer][id.number]);
     }
 
-    fn compare_order(&mut self, queue: usize, ids: &[Id]) {
-        let mut last = [None; PRODUCERS.len()];
-        for &id in ids {
+    /// What has never died is in the order in which it was published, but for circles.
+    fn compare_order(&mut self, queue: usize, found: &[Found]) {
+        let mut last = [None; FLOWS.len()];
+        for Found { id, .. } in found.iter().filter(|found| found.deaths == 0) {
             let before = &mut last[id.producer];
-            if *before >= Some(id.number) {
-                self.fault(Kind::Misordered, queue, Some(id));
+            if *before > Some(id.number) {
+                self.fault(Kind::Misordered, queue, Some(*id));
             } else {
                 *before = Some(id.number);
             }
         }
     }
 
-    fn compare_fate(&mut self, id: Id, queues: &[usize], there: [bool; QUEUES.len()]) {
+    fn compare_fate(&mut self, id: Id, there: There) {
+        let flow = &FLOWS[id.producer];
         let fate = &mut self.fates[id.producer][id.number];
-        let mut faults = Vec::new();
-        // Where we have acknowledged it, it may be there or not.
-        let open = |queue: &&usize| !fate.settled[**queue];
-        let copies = queues.iter().filter(open).filter(|queue| there[**queue]).count();
-        for &queue in queues.iter().filter(open).filter(|queue| !there[**queue]) {
-            if fate.confirmed {
-                faults.push((Kind::Lost, queue));
-            } else if copies > 0 {
-                faults.push((Kind::Torn, queue));
+        if fate.ended {
+            return;
+        }
+        let known = fate.known();
+        if !there.anywhere() {
+            let lost = known && !fate.may_end(flow);
+            fate.ended = true;
+            if lost && let Some((queues, _)) = flow.stage(fate.deaths) {
+                self.fault(Kind::Lost, queues[0], Some(id));
             }
+            return;
         }
-        for &queue in queues {
-            fate.gone[queue] |= !there[queue];
+        let (queues, _) = flow.stage(there.deaths).expect("checked when it came");
+        let absent = || queues.iter().filter(|queue| there.queues & bit(**queue) == 0);
+        let unexcused: Vec<usize> =
+            absent().filter(|queue| !fate.excused(**queue, there.deaths)).copied().collect();
+        let missing = absent().fold(0, |set, queue| set | bit(*queue));
+        let died = fate.deaths..there.deaths;
+        // An acknowledgement that has had no effect by now never will.
+        *fate = Fate { seen: true, deaths: there.deaths, settled: 0, missing, ..fate.clone() };
+        for reason in died.filter_map(|deaths| flow.stage(deaths)).map(|(_, reason)| *reason) {
+            self.dead.iter_mut().filter(|dead| dead.0 == reason).for_each(|dead| dead.1 += 1);
         }
-        for (kind, queue) in faults {
-            self.fault(kind, queue, Some(id));
+        for queue in unexcused {
+            self.fault(if known { Kind::Lost } else { Kind::Torn }, queue, Some(id));
         }
     }
 
-    fn fault(&mut self, kind: Kind, queue: usize, id: Option<Id>) {
-        self.faults.push(Fault { kind, queue, id });
+    pub(super) fn fault(&mut self, kind: Kind, queue: usize, id: Option<Id>) {
+        let fate = id.and_then(|id| self.fates.get(id.producer)?.get(id.number));
+        let note = fate.map(|fate| format!("{fate:?}")).unwrap_or_default();
+        self.faults.push(Fault { kind, queue, id, note });
     }
 
     pub(super) fn faults(&self) -> &[Fault] {
@@ -161,58 +237,24 @@ impl Ledger {
         self.fates.iter().flatten().filter(|fate| fate.confirmed).count()
     }
 
+    /// Whether there was some of all that the test is for.
+    pub(super) fn is_broad(&self) -> bool {
+        self.moves.committed > 0 && self.dead.iter().all(|(_, count)| *count > 0)
+    }
+
     pub(super) fn summary(&self) -> String {
         let published: usize = self.fates.iter().map(Vec::len).sum();
-        let confirmed = self.confirmed();
-        let count = |kind| self.faults.iter().filter(|fault| fault.kind == kind).count();
+        let [rejected, expired, maxlen] = self.dead.map(|(_, count)| count);
         format!(
-            "{published} messages, {confirmed} confirmed, {} lost, {} phantom, {} misordered, \
-             {} damaged, {} torn",
-            count(Kind::Lost),
-            count(Kind::Phantom),
-            count(Kind::Misordered),
-            count(Kind::Damaged),
-            count(Kind::Torn),
+            "{published} messages, {} confirmed, {}, dead letters there after a restart: \
+             {rejected} rejected, {expired} expired, {maxlen} too many; {}",
+            self.confirmed(),
+            self.moves,
+            tally(&self.faults),
         )
     }
 }
 
-/// The checks find what they are for.
-#[test]
-fn the_ledger_sees_every_kind_of_fault() {
-    let at = |producer, number| Id { producer, number };
-    let kinds = |confirmed: &[Id], contents: [Vec<Id>; 6]| {
-        let mut ledger = Ledger::new(1);
-        for producer in [0, 0, 0, 4] {
-            ledger.attempt(producer);
-        }
-        for id in confirmed {
-            ledger.confirm(*id);
-        }
-        ledger.compare(&contents);
-        ledger.faults.iter().map(|fault| fault.kind).collect::<Vec<_>>()
-    };
-    let none = Vec::new;
-    let first = || vec![at(0, 0), at(0, 1)];
-    let copy = || vec![at(4, 0)];
-    let fine = [first(), none(), none(), copy(), copy(), copy()];
-    assert_eq!(kinds(&[at(0, 0), at(0, 1), at(4, 0)], fine.clone()), []);
-    assert_eq!(kinds(&[at(0, 2)], fine), [Kind::Lost]);
-    let turned = vec![at(0, 1), at(0, 0)];
-    let turned = [turned, none(), none(), none(), none(), none()];
-    assert_eq!(kinds(&[], turned), [Kind::Misordered]);
-    let torn = [none(), none(), none(), copy(), none(), copy()];
-    assert_eq!(kinds(&[], torn), [Kind::Torn]);
-
-    let mut ledger = Ledger::new(1);
-    let id = ledger.attempt(0);
-    let body = super::body::body(id, 1);
-    assert_eq!(ledger.receive(0, &body), Some(id));
-    assert_eq!(ledger.receive(1, &body), None);
-    assert_eq!(ledger.receive(0, &body[1..]), None);
-    ledger.compare(&[const { Vec::new() }; 6]);
-    // It was not there and comes back.
-    assert_eq!(ledger.receive(0, &body), None);
-    let kinds: Vec<_> = ledger.faults.iter().map(|fault| fault.kind).collect();
-    assert_eq!(kinds, [Kind::Phantom, Kind::Damaged, Kind::Phantom]);
+fn bit(queue: usize) -> Queues {
+    1 << queue
 }
