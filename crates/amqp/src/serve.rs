@@ -72,6 +72,7 @@ pub async fn serve<S>(
         received: false,
         sent: false,
         silent: 0,
+        bulk: false,
     };
     let result = tokio::select! {
         result = poll_fn(|cx| driver.poll(cx)) => result,
@@ -108,6 +109,8 @@ struct Driver<S> {
     sent: bool,
     /// Heartbeat windows in a row in which the client was not heard of.
     silent: u8,
+    /// Whether the last read was a large one: then it is the turn of other connections.
+    bulk: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -123,6 +126,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let timed = self.poll_timer(cx)?;
                 if wrote.is_pending() && read.is_pending() && timed.is_pending() {
                     return Poll::Pending;
+                }
+                if std::mem::take(&mut self.bulk) {
+                    break;
                 }
             }
             // It is the turn of other connections.
@@ -261,6 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Ready(if expected { Ok(()) } else { Err(gone) });
         }
         self.received = true;
+        self.bulk = read >= READ_BYTES_MAX / 2;
         let input = &buffers.input[..start + read];
         let mut output = std::mem::take(&mut buffers.output);
         let used = self.connection.receive(input, &mut output);

@@ -7,7 +7,12 @@ use std::sync::Arc;
 
 use leveret_model::{Chunk, Lsn};
 
+use crate::holder::Lease;
 use crate::queue::Entry;
+
+/// What an entry takes, in bytes: as much as on a lease, and again as much that is free when the
+/// ring it is in has just grown.
+const ENTRY_BYTES: usize = 2 * size_of::<(u64, Option<Lease>)>();
 
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
@@ -91,7 +96,7 @@ impl Chunks {
 
     /// What chunks and the entries that refer to them take, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.bytes + self.live * size_of::<Entry>()
+        self.bytes + self.live * ENTRY_BYTES
     }
 
     /// The body of a message in a queue, in bytes.

@@ -87,7 +87,13 @@ impl NetThreads {
 }
 
 fn local_runtime() -> std::io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+    Builder::new_current_thread()
+        // A connection that always has more to do must not keep others waiting: after each task
+        // sockets are looked at, and after every second one who was woken by other threads.
+        .event_interval(1)
+        .global_queue_interval(2)
+        .enable_all()
+        .build_local(LocalOptions::default())
 }
 
 /// Serves connections until no more can come and the last has ended.
