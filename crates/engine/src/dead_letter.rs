@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use leveret_model::message::Past;
 use leveret_model::{
     Chunk, FieldTable, FieldValue, Message, Properties, QueueId, ShortString, Time,
 };
@@ -73,14 +74,20 @@ impl Engine {
 
     /// Sends dead letters on their way, as many as the step may.
     pub(crate) fn bury(&mut self, step: &mut Step<'_>) {
+        self.bury_first(0, step);
+    }
+
+    /// As [`Engine::bury`], but the first so many in any case.
+    pub(crate) fn bury_first(&mut self, mut count: usize, step: &mut Step<'_>) {
         while !self.dying.is_empty() {
             let mut chunk = Chunk::default();
             let mut letters = VecDeque::new();
             while chunk.content_len() < CHUNK_BYTES
                 && let Some(dying) = self.dying.front()
-                && step.may_work(dying.entry.bytes as usize + LETTER_BYTES)
+                && (count > 0 || step.may_work(dying.entry.bytes as usize + LETTER_BYTES))
                 && let Some(dying) = self.dying.pop_front()
             {
+                count = count.saturating_sub(1);
                 letters.push_back(self.write_letter(dying, &mut chunk, step.now));
             }
             if letters.is_empty() {
@@ -104,10 +111,13 @@ impl Engine {
         let mut properties = Properties::decode(message.properties).unwrap_or_default();
         let mut headers = properties.headers.take().unwrap_or_default();
         let mut keys = vec![message.routing_key().to_vec()];
-        keys.extend(more_keys(&headers, "CC").unwrap_or_default());
+        let past = old.past(entry.message);
+        if past != Past::Rekeyed {
+            keys.extend(more_keys(&headers, "CC").unwrap_or_default());
+        }
         let mut deaths = match headers.remove("x-death") {
             // What a client says of a message's death counts for nothing.
-            Some(FieldValue::Array(deaths)) if old.has_died(entry.message) => deaths,
+            Some(FieldValue::Array(deaths)) if past != Past::None => deaths,
             _ => Vec::new(),
         };
         let first = deaths.is_empty();
@@ -127,8 +137,10 @@ impl Engine {
         death.summarise("last", &mut headers);
         headers.insert(ShortString::from_static("x-death"), deaths.clone());
         properties.headers = Some(headers);
+        let mut past = if past == Past::Rekeyed { past } else { Past::Died };
         if let Some(key) = &letter.routing_key {
             keys = vec![key.as_bytes().to_vec()];
+            past = Past::Rekeyed;
         }
         let mut raw = Vec::new();
         properties.encode(&mut raw);
@@ -140,7 +152,7 @@ impl Engine {
         }
         let message = Message { envelope: &envelope, properties: &raw, ..message };
         if let Ok(index) = chunk.push(message) {
-            chunk.set_died(index);
+            chunk.set_past(index, past);
         }
         Letter { dying, keys, deaths }
     }

@@ -6,7 +6,7 @@ use leveret_model::{QueueId, ShortString};
 use crate::effect::{Item, Reply};
 use crate::engine::{Consumer, Engine};
 use crate::holder::{Holder, Lease};
-use crate::queue::{Entry, mark_dirty};
+use crate::queue::{Entry, Queue, mark_dirty};
 use crate::refusal::Refusal;
 use crate::settings::Kind;
 use crate::step::Step;
@@ -20,7 +20,6 @@ impl Engine {
             let dirty = std::mem::take(&mut self.dirty);
             for id in dirty {
                 self.dispatch(id, step);
-                self.expire_head(id, step);
                 self.arm(id);
             }
             // They may go to other queues.
@@ -28,9 +27,18 @@ impl Engine {
         }
     }
 
-    /// Delivers from one queue what can be delivered.
+    /// Delivers from one queue what can be delivered, and ends what is too old then. A quorum queue
+    /// is held to its limit here, after its consumers have had their share.
     pub(crate) fn dispatch(&mut self, id: QueueId, step: &mut Step<'_>) {
         while self.deliver(id, step) && self.expire_head(id, step) {}
+        self.expire_head(id, step);
+        let limited = |queue: &Queue| {
+            queue.settings.kind == Kind::Quorum && !queue.settings.rejects() && queue.over_limit()
+        };
+        if self.queues.get(&id).is_some_and(limited) {
+            self.trim(id, step);
+            self.expire_head(id, step);
+        }
     }
 
     /// One message to each consumer in turn, as long as there are both. A consumer that cannot
@@ -147,12 +155,11 @@ impl Engine {
     }
 }
 
-/// Whether the prefetch limits let another delivery out. They do not bind consumers that settle
-/// on delivery.
+/// Whether the prefetch limits let another delivery out. As in RabbitMQ, what is settled on
+/// delivery waits for a limit that all share too, but does not count towards it.
 fn has_room(consumer: &Consumer, holder: &Holder) -> bool {
-    consumer.no_ack
-        || (holder.has_room()
-            && (consumer.prefetch == 0 || consumer.leased < u32::from(consumer.prefetch)))
+    let alone = consumer.no_ack || consumer.prefetch == 0;
+    holder.has_room() && (alone || consumer.leased < u32::from(consumer.prefetch))
 }
 
 /// Numbers a delivery to a consumer and notes what it holds.

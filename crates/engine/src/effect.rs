@@ -63,8 +63,6 @@ pub struct Outbound {
     pub bytes: usize,
     /// Whether it speaks of a change that must be durable before it is told.
     pub after_log: bool,
-    /// The engine's slot of the last of `chunks`, so that a run of messages names it once.
-    pub(crate) last_slot: Option<u32>,
 }
 
 /// One thing to tell a session.
@@ -239,6 +237,6 @@ impl Outbound {
     #[must_use]
     pub fn of(session: SessionId, items: Vec<Item>) -> Self {
         let chunks = Vec::new();
-        Outbound { session, chunks, items, bytes: 0, after_log: false, last_slot: None }
+        Outbound { session, chunks, items, bytes: 0, after_log: false }
     }
 }

@@ -40,6 +40,8 @@ pub struct Engine {
     pub(crate) deadlines: BTreeSet<(Time, QueueId)>,
     /// Dead letters that wait for a step that may send them on their way.
     pub(crate) dying: VecDeque<Dying>,
+    /// What open transactions take, in bytes.
+    pub(crate) kept: usize,
     /// Counts the steps.
     pub(crate) step: u64,
 }
@@ -120,6 +122,7 @@ impl Engine {
             dirty: Vec::new(),
             deadlines: BTreeSet::new(),
             dying: VecDeque::new(),
+            kept: 0,
             step: 0,
         };
         predeclared(0).for_each(|exchange| engine.add_exchange(exchange));
@@ -156,10 +159,11 @@ impl Engine {
         self.chunks.release(slot, &mut step.effects.released);
     }
 
-    /// Bytes that messages take: their content and what refers to it.
+    /// Bytes that messages take: their content and what refers to it, in queues, on leases and in
+    /// open transactions.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.chunks.memory()
+        self.chunks.memory() + self.kept
     }
 
     /// The queues there are.
@@ -323,6 +327,7 @@ impl Engine {
         let consumers = std::mem::take(&mut self.holder(step, number).consumers);
         // What was not committed has not happened.
         if let Some(transaction) = self.holder(step, number).transaction.take() {
+            self.kept -= transaction.bytes;
             self.holder(step, number).put_back(transaction.settled);
         }
         // Leases first: a queue that goes with its last consumer takes them with it.
@@ -436,11 +441,12 @@ impl Session {
 }
 
 impl Outbound {
-    /// The index in `chunks` of the chunk in this slot.
+    /// The index in `chunks` of the chunk in this slot. A run of messages names it once.
     pub(crate) fn chunk(&mut self, slot: u32, chunks: &Chunks) -> u32 {
-        if self.last_slot != Some(slot) {
-            self.last_slot = Some(slot);
-            self.chunks.push(Arc::clone(chunks.get(slot)));
+        let chunk = chunks.get(slot);
+        // Not by slot: within a step one may be given up and taken again.
+        if self.chunks.last().is_none_or(|last| !Arc::ptr_eq(last, chunk)) {
+            self.chunks.push(Arc::clone(chunk));
         }
         u32::try_from(self.chunks.len() - 1).expect("one a message at the most")
     }

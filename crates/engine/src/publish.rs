@@ -136,7 +136,8 @@ impl Engine {
         if let Some(holder) = publication.holder
             && let Some(transaction) = &mut self.holder(step, holder).transaction
         {
-            return transaction.keep(publication, queues);
+            self.kept += transaction.keep(publication, queues)?;
+            return Ok(());
         }
         self.enqueue(publication, queues, step);
         Ok(())
@@ -186,11 +187,10 @@ impl Engine {
         }
         let mut confirm = self.number(*holder, messages.end - messages.start, step);
         for message in messages.clone() {
-            let targets =
-                if content.chunk.is_persistent(message) { &durable } else { &keeping };
+            let targets = if content.chunk.is_persistent(message) { &durable } else { &keeping };
             let logged = !targets.is_empty();
             if logged {
-                let origin = Origin { time: None, died: content.chunk.has_died(message) };
+                let origin = Origin { time: None, past: content.chunk.past(message) };
                 self.write(content, message, origin, targets, step);
             }
             for (_, position) in durable.iter_mut().chain(&mut keeping) {
@@ -212,8 +212,8 @@ impl Engine {
         step: &mut Step<'_>,
     ) {
         let Publication { content, holder, demands, .. } = publication;
-        let died = content.chunk.has_died(message);
-        let mut origin = Origin { time: demands.ttl.map(|_| step.now), died };
+        let past = content.chunk.past(message);
+        let mut origin = Origin { time: demands.ttl.map(|_| step.now), past };
         let mut targets: Vec<(QueueId, Position)> = Vec::new();
         let mut crowded: Vec<QueueId> = Vec::new();
         let mut rejected = false;
@@ -280,7 +280,6 @@ impl Engine {
         }
         // What a consumer would have taken already does not count, nor what is too old.
         self.dispatch(id, step);
-        self.expire_head(id, step);
         if !full(self) {
             return true;
         }
@@ -295,7 +294,6 @@ impl Engine {
     /// too old.
     fn make_room(&mut self, id: QueueId, step: &mut Step<'_>) {
         self.dispatch(id, step);
-        self.expire_head(id, step);
         self.trim(id, step);
     }
 

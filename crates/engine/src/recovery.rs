@@ -12,7 +12,7 @@ use crate::declare::alternate;
 use crate::engine::Engine;
 use crate::exchange::{Exchange, Router, Target};
 use crate::exchanges::exchange_definition;
-use crate::queue::{Entry, OVERHEAD_BYTES, Queue};
+use crate::queue::{Entry, OVERHEAD_BYTES, Queue, mark_dirty};
 use crate::queues::queue_definition;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
@@ -81,6 +81,8 @@ impl Engine {
         for queue in self.queues.values_mut() {
             queue.restored(&self.chunks);
             queue.used = now;
+            // What was out on leases may be more than a queue may hold.
+            mark_dirty(queue, &mut self.dirty);
         }
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         ids.into_iter().for_each(|id| self.arm(id));
@@ -154,9 +156,7 @@ impl Engine {
             }
         };
         let index = restored.chunk.push(message)?;
-        if origin.died {
-            restored.chunk.set_died(index);
-        }
+        restored.chunk.set_past(index, origin.past);
         let ttl = match origin.time {
             Some(_) => Properties::decode(message.properties).ok().as_ref().and_then(time_to_live),
             None => None,

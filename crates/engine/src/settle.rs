@@ -11,6 +11,7 @@ use crate::engine::{Consumer, Engine};
 use crate::holder::Lease;
 use crate::queue::{Queue, mark_dirty};
 use crate::refusal::Refusal;
+use crate::settings::Kind;
 use crate::step::Step;
 use crate::transaction::Settled;
 
@@ -111,7 +112,9 @@ impl Engine {
             Outcome::Requeue => {
                 queue.give_back(lease.entry, &self.chunks);
                 mark_dirty(queue, &mut self.dirty);
-                if queue.over_limit() && !queue.settings.rejects() {
+                // A quorum queue's consumers have their share first.
+                let drops = queue.settings.kind == Kind::Classic && !queue.settings.rejects();
+                if drops && queue.over_limit() {
                     self.trim(lease.queue, step);
                 }
             }

@@ -22,6 +22,8 @@ pub(crate) struct Transaction {
     /// Copies: the chunk of a read is not kept for a transaction.
     chunk: Chunk,
     published: Vec<Kept>,
+    /// What both take, in bytes.
+    pub(crate) bytes: usize,
     pub(crate) settled: Vec<Settled>,
 }
 
@@ -43,22 +45,24 @@ struct Kept {
 }
 
 impl Transaction {
-    /// Keeps messages until the commit.
+    /// Keeps messages until the commit, and says how many bytes more that takes.
     pub(crate) fn keep(
         &mut self,
         publication: &Publication,
         queues: &[QueueId],
-    ) -> Result<(), Refusal> {
+    ) -> Result<usize, Refusal> {
         let first = self.chunk.len() as u32;
+        let before = self.bytes;
+        self.bytes += size_of::<Kept>() + size_of_val(queues);
         for message in publication.messages.clone() {
-            let full = Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX);
-            let overhead = (self.chunk.len() + 1) * OVERHEAD_BYTES;
-            let bytes = publication.content.chunk.message_len(message) + overhead;
-            let bytes = self.chunk.content_len() + bytes;
+            let bytes = publication.content.chunk.message_len(message) + OVERHEAD_BYTES;
             let message = publication.content.chunk.get(message);
-            if bytes > TRANSACTION_BYTES_MAX || self.chunk.push(message).is_err() {
-                return Err(full);
+            let full = self.bytes + bytes > TRANSACTION_BYTES_MAX;
+            if full || self.chunk.push(message).is_err() {
+                self.bytes = before;
+                return Err(Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX));
             }
+            self.bytes += bytes;
         }
         self.published.push(Kept {
             messages: first..self.chunk.len() as u32,
@@ -66,7 +70,7 @@ impl Transaction {
             mandatory: publication.mandatory,
             demands: publication.demands,
         });
-        Ok(())
+        Ok(self.bytes - before)
     }
 }
 
@@ -90,6 +94,7 @@ impl Engine {
         let transaction = self.take_transaction(number, step)?;
         if let Err(refusal) = self.check_room(&transaction, step) {
             // The holder closes for it, and gives back what the transaction has settled.
+            self.kept += transaction.bytes;
             self.holder(step, number).transaction = Some(Box::new(transaction));
             return Err(refusal);
         }
@@ -105,9 +110,13 @@ impl Engine {
             self.enqueue(&publication, &kept.queues, step);
         }
         self.chunks.release(content.slot, &mut step.effects.released);
+        let waiting = std::mem::take(&mut self.dying);
         for Settled { lease, outcome, .. } in transaction.settled {
             self.end_lease(number, lease, outcome, step);
         }
+        // What a commit rejects is part of it, so these dead letters are not put off.
+        self.bury_first(self.dying.len(), step);
+        self.dying.extend(waiting);
         self.wake_shared(number, step);
         self.holder(step, number).transaction = Some(Box::default());
         self.after_log(step);
@@ -158,6 +167,8 @@ impl Engine {
 
     fn take_transaction(&mut self, number: u16, step: &Step<'_>) -> Result<Transaction, Refusal> {
         let transaction = self.holder(step, number).transaction.take();
-        transaction.map(|transaction| *transaction).ok_or(Refusal::NoTransaction)
+        let transaction = transaction.ok_or(Refusal::NoTransaction)?;
+        self.kept -= transaction.bytes;
+        Ok(*transaction)
     }
 }

@@ -24,7 +24,20 @@ struct Entry {
     properties_len: u32,
     envelope_len: u16,
     persistent: bool,
-    died: bool,
+    past: Past,
+}
+
+/// Whether a message was dead-lettered: then what its headers say of that is the broker's word, not
+/// a client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Past {
+    /// It was not.
+    #[default]
+    None,
+    /// It was.
+    Died,
+    /// It was, and got another routing key: those that its header `CC` names count no more.
+    Rekeyed,
 }
 
 /// A borrowed message of a [`Chunk`], or one about to be put into one.
@@ -64,7 +77,7 @@ impl Chunk {
             properties_len: u32::try_from(message.properties.len()).map_err(|_| ChunkFull)?,
             envelope_len: u16::try_from(message.envelope.len()).map_err(|_| ChunkFull)?,
             persistent: message.persistent,
-            died: false,
+            past: Past::None,
         };
         let index = u32::try_from(self.entries.len()).map_err(|_| ChunkFull)?;
         self.bytes.extend_from_slice(message.envelope);
@@ -116,13 +129,12 @@ impl Chunk {
         self.entries[index as usize].body_len as usize
     }
 
-    /// Notes that the message at `index` was dead-lettered: what its headers say of that is the
-    /// broker's word, not a client's.
+    /// Notes whether the message at `index` was dead-lettered.
     ///
     /// # Panics
     /// As [`Chunk::get`].
-    pub fn set_died(&mut self, index: u32) {
-        self.entries[index as usize].died = true;
+    pub fn set_past(&mut self, index: u32, past: Past) {
+        self.entries[index as usize].past = past;
     }
 
     /// Whether the message at `index` was dead-lettered.
@@ -130,8 +142,8 @@ impl Chunk {
     /// # Panics
     /// As [`Chunk::get`].
     #[must_use]
-    pub fn has_died(&self, index: u32) -> bool {
-        self.entries[index as usize].died
+    pub fn past(&self, index: u32) -> Past {
+        self.entries[index as usize].past
     }
 
     /// How many messages it holds.

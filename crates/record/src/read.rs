@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use leveret_model::message::Past;
 use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
 
 use crate::record::{
@@ -141,12 +142,19 @@ struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
     fn publish(&mut self) -> Option<Record<'a>> {
-        let flags = self.flags(flag::PERSISTENT | flag::TIMED | flag::DIED)?;
+        let known = flag::PERSISTENT | flag::TIMED | flag::DIED | flag::REKEYED;
+        let flags = self.flags(known)?;
         let time = match flags & flag::TIMED {
             0 => None,
             _ => Some(Time(self.number()?)),
         };
-        let origin = Origin { time, died: flags & flag::DIED != 0 };
+        let past = match flags & (flag::DIED | flag::REKEYED) {
+            0 => Past::None,
+            flag::DIED => Past::Died,
+            flag::REKEYED => Past::Rekeyed,
+            _ => return None,
+        };
+        let origin = Origin { time, past };
         let envelope_len = self.size()?;
         let properties_len = self.size()?;
         let count = self.size()?;

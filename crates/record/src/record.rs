@@ -1,5 +1,6 @@
 //! What can be written to the log.
 
+use leveret_model::message::Past;
 use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
 
 use crate::read::Targets;
@@ -52,8 +53,8 @@ pub enum Record<'a> {
 pub struct Origin {
     /// When, if it can become too old.
     pub time: Option<Time>,
-    /// Whether it was dead-lettered: its headers tell its history.
-    pub died: bool,
+    /// Whether it was dead-lettered.
+    pub past: Past,
 }
 
 /// A durable exchange.
@@ -133,6 +134,7 @@ pub(crate) mod flag {
     /// A time follows.
     pub(crate) const TIMED: u8 = 2;
     pub(crate) const DIED: u8 = 4;
+    pub(crate) const REKEYED: u8 = 8;
     pub(crate) const AUTO_DELETE: u8 = 1;
     pub(crate) const INTERNAL: u8 = 2;
 }

@@ -1,6 +1,8 @@
+use leveret_model::message::Past;
 use leveret_model::{FieldTable, FieldValue, Message, Position, QueueId, ShortString, Time};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::*;
 
@@ -82,8 +84,8 @@ enum Owned {
 fn publish() -> impl Strategy<Value = Owned> {
     let targets = vec((any::<u64>(), any::<u64>()), 0..5);
     let content = vec(any::<u8>(), 0..300);
-    let origin = (any::<Option<u64>>(), any::<bool>())
-        .prop_map(|(time, died)| Origin { time: time.map(Time), died });
+    let origin = (any::<Option<u64>>(), select(&[Past::None, Past::Died, Past::Rekeyed][..]))
+        .prop_map(|(time, past)| Origin { time: time.map(Time), past });
     (short(), short(), content.clone(), content, any::<bool>(), origin, targets).prop_map(
         |(exchange, key, properties, body, persistent, origin, targets)| Owned::Publish {
             envelope: envelope(exchange.as_bytes(), key.as_bytes()),

@@ -1,5 +1,6 @@
 //! Writing records: each function appends one whole record to `out`.
 
+use leveret_model::message::Past;
 use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
 
 use crate::record::{
@@ -31,8 +32,12 @@ pub fn write_publish(
     begin(out, kind::PUBLISH, len);
     let persistent = if persistent { flag::PERSISTENT } else { 0 };
     let timed = if origin.time.is_some() { flag::TIMED } else { 0 };
-    let died = if origin.died { flag::DIED } else { 0 };
-    out.push(persistent | timed | died);
+    let past = match origin.past {
+        Past::None => 0,
+        Past::Died => flag::DIED,
+        Past::Rekeyed => flag::REKEYED,
+    };
+    out.push(persistent | timed | past);
     if let Some(time) = origin.time {
         varint::write(out, time.0);
     }

@@ -244,7 +244,8 @@ fn an_alternate_exchange_is_an_argument_to_repeat() {
     ] {
         let mut world = world.restart();
         let expected = what.map_or("ExchangeDeclared".to_owned(), |what| {
-            format!("refused: inequivalent arg 'alternate-exchange' for exchange 'x' in vhost '/': {what}")
+            let arg = "inequivalent arg 'alternate-exchange'";
+            format!("refused: {arg} for exchange 'x' in vhost '/': {what}")
         });
         assert_eq!(world.asks(1, with(value)), [expected]);
     }

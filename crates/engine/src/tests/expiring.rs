@@ -327,3 +327,21 @@ fn a_step_that_has_done_its_share_still_answers() {
     world.tick(0);
     assert_eq!((world.ready("q"), world.ready("dead")), (0, 4));
 }
+
+#[test]
+fn a_consumer_gets_what_is_fresh_behind_much_that_is_too_old() {
+    let mut world = World::new();
+    world.asks(1, queue("q"));
+    let body = "x".repeat(STEP_WORK_BYTES_MAX / 2);
+    for _ in 0..5 {
+        world.send("", "q", &expiring_in("10"), &body);
+    }
+    world.publish("", "q", &["fresh"]);
+    world.now = world.now.after(11);
+    world.asks(2, consume("q", "a"));
+    assert_eq!(world.heard(2), ["consuming a"], "not all in one step");
+    world.tick(0);
+    assert_eq!(world.heard(2), ["a #1 fresh"]);
+    world.asks(2, ack(1));
+    world.assert_nothing_left();
+}

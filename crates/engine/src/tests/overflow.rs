@@ -7,8 +7,6 @@ use leveret_model::properties::Properties;
 use leveret_model::{Chunk, FieldValue};
 use leveret_record::Record;
 
-type Arguments<'a> = &'a [(&'static str, FieldValue)];
-
 const LENGTH: &str = "x-max-length";
 const BYTES: &str = "x-max-length-bytes";
 
@@ -338,5 +336,23 @@ fn what_is_too_old_takes_no_room() {
         assert_eq!(world.publish("", "q", &["2"]), [""; 0], "{overflow}");
         assert_eq!(world.bodies("q"), ["2"]);
         assert_eq!(world.drain("dead")[0].deaths(), ["expired q 1"]);
+    }
+}
+
+#[test]
+fn a_queue_is_held_to_its_limit_again_after_a_restart() {
+    for kind in ["classic", "quorum"] {
+        let mut world = world(&[(LENGTH, 2.into()), ("x-queue-type", kind.into())]);
+        world.asks(2, consume("q", "a"));
+        world.publish("", "q", &["1", "2"]);
+        world.asks(2, cancel("a"));
+        world.publish("", "q", &["3", "4"]);
+        assert_eq!(world.ready("q"), 2, "two more are out on leases");
+        let mut world = world.restart();
+        world.publish("", "q", &["5"]);
+        assert_eq!(world.restart().bodies("q"), ["4", "5"]);
+        assert_eq!(world.bodies("q"), ["4", "5"]);
+        assert_eq!(world.bodies("dead"), ["1", "2", "3"]);
+        world.assert_nothing_left();
     }
 }

@@ -285,9 +285,10 @@ impl Plain {
         self.owed.remove(&session);
     }
 
-    /// The next step's answer to `Taken`: all that the client was given.
-    pub(super) fn taken(&mut self, session: u64) {
-        self.owed.remove(&session);
+    /// The client has taken some of what it was given.
+    pub(super) fn taken(&mut self, session: u64, bytes: usize) {
+        let owed = self.owed.entry(session).or_default();
+        *owed = owed.saturating_sub(bytes);
     }
 
     /// All is lost that is not durable, and what was out is back.

@@ -23,7 +23,7 @@ fn filled(arguments: &[(&str, FieldValue)], priorities: &[u8]) -> World {
 #[test]
 fn messages_come_by_priority_and_then_in_order() {
     let quorum = ("x-queue-type", FieldValue::from("quorum"));
-    let cases: [(&[(&str, FieldValue)], &[u8], &[&str]); 6] = [
+    let cases: [(Arguments<'_>, &[u8], &[&str]); 6] = [
         (&[], &[1, 9, 0], &["1.1", "9.2", "0.3"]),
         (&[levels(10)], &[1, 9, 0, 9, 1], &["9.2", "9.4", "1.1", "1.5", "0.3"]),
         (&[levels(2)], &[2, 9, 1, 2, 200], &["2.1", "9.2", "2.4", "200.5", "1.3"]),
@@ -287,4 +287,33 @@ fn a_false_single_active_consumer_means_nothing() {
     world.asks(3, consume("q", "b"));
     world.publish("", "q", &["1", "2"]);
     assert_eq!(all_told(&world), ["a #1 1", "b #1 2"]);
+}
+
+#[test]
+fn an_active_consumer_that_took_nothing_more_is_followed_too() {
+    let mut world = World::new();
+    world.asks(1, queue_with("q", &[("x-single-active-consumer", true.into())]));
+    one_at_a_time(&mut world, &[1]);
+    world.asks(1, consume("q", "a"));
+    world.asks(2, consume("q", "b"));
+    world.publish("", "q", &["1", "2"]);
+    world.asks(1, cancel("a"));
+    assert_eq!(world.heard(2), ["b #1 2"]);
+    world.asks(1, ack(1));
+    world.publish("", "q", &["3"]);
+    assert_eq!(all_told(&world), ["b #2 3"]);
+}
+
+#[test]
+fn a_consumer_that_can_take_again_stands_behind_its_equals() {
+    let mut world = World::new();
+    world.asks(1, queue("q"));
+    one_at_a_time(&mut world, &[1, 2, 3]);
+    for (session, tag) in [(1, "a"), (2, "b"), (3, "c")] {
+        world.asks(session, consume("q", tag));
+    }
+    world.publish("", "q", &["1", "2"]);
+    world.asks(1, ack(1));
+    world.publish("", "q", &["3", "4"]);
+    assert_eq!(all_told(&world), ["a #2 4", "c #1 3"]);
 }

@@ -71,7 +71,8 @@ fn a_message_is_delivered_once_more_often_than_it_may_be_given_back() {
 
 #[test]
 fn every_way_back_counts() {
-    let ways: [(fn(&mut World), bool); 6] = [
+    type Way = fn(&mut World);
+    let ways: [(Way, bool); 6] = [
         (|world| drop(world.asks(2, settle(1, Outcome::Requeue))), true),
         (|world| drop(world.asks(2, Operation::Recover { reply: true })), true),
         (|world| drop(world.asks(2, Operation::Close)), true),

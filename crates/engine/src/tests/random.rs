@@ -6,27 +6,26 @@
 
 mod asks;
 mod heard;
+mod operations;
 
 use std::env;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use leveret_model::{
-    Chunk, FieldTable, FieldValue, Lsn, Message, Properties, SessionId, ShortString,
-};
+use leveret_model::{Chunk, FieldTable, Lsn, SessionId};
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use self::asks::{Ask, EXCHANGES, QUEUES, Sent, Specs, Step};
 use super::plain::{
-    Choices, ExchangeSpec, Letter, MATCHES, Outcome, Overflow, Plain, Publish, QueueSpec, Who,
+    Choices, ExchangeSpec, Letter, MATCHES, Outcome, Plain, Publish, QueueSpec, Subscription, Who,
 };
 use super::recovering::{definitions, restored_at, world_of};
 use super::world::*;
 use crate::Operation;
-use crate::command::{Binding, Consume, DeclareExchange, DeclareQueue, Destination};
+use crate::command::{Binding, Consume, DeclareQueue, Destination};
 
-const CASES: u64 = 1_000;
+const CASES: u64 = 2_000;
 const SESSIONS: std::ops::RangeInclusive<u64> = 1..=3;
 /// How many ways to decide what is the engine's to decide are tried.
 const CHOICES_MAX: usize = 2_000;
@@ -35,6 +34,8 @@ const CHOICES_MAX: usize = 2_000;
 enum Asked {
     Publish(Publish),
     Settle(u64, bool, Outcome),
+    /// So many bytes.
+    Taken(usize),
     Other(Ask),
 }
 
@@ -66,17 +67,17 @@ impl Pair {
     fn connect(&mut self) {
         for session in SESSIONS {
             assert!(self.world.engine.connect(SessionId(session), b"/"));
-            self.batch(session, &[(1, Ask::Open), (2, Ask::Open)]);
+            self.batch(session, &[(1, Ask::Open), (2, Ask::Open)], false);
         }
     }
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Batch(session, asks) => self.batch(*session, asks),
+            Step::Batch(session, asks, careful) => self.batch(*session, asks, *careful),
             Step::Wait(milliseconds, tick) => {
                 self.world.now = self.world.now.after(*milliseconds);
                 if *tick {
-                    self.batch(0, &[]);
+                    self.batch(0, &[], false);
                 }
             }
             Step::Segment => {
@@ -99,15 +100,22 @@ impl Pair {
         }
     }
 
-    /// Has both do it.
-    fn batch(&mut self, session: u64, asks: &[(u16, Ask)]) {
-        let mut asks = asks.to_vec();
-        if let Some((holder, _)) = asks.first()
-            && asks.len() > 1
-            && !self.plain.is_open((session, *holder))
-        {
-            asks.insert(0, (*holder, Ask::Open));
+    /// Has both do it. Who is careful asks for what there is, and first for what is missing.
+    fn batch(&mut self, session: u64, asks: &[(u16, Ask)], careful: bool) {
+        let mut all: Vec<(u16, Ask)> = Vec::new();
+        for (holder, ask) in asks {
+            let (holder, ask) = &match careful {
+                true => self.aimed(session, *holder, ask.clone()),
+                false => (*holder, ask.clone()),
+            };
+            let opens = |(number, each): &(u16, Ask)| number == holder && matches!(each, Ask::Open);
+            if careful && !self.plain.is_open((session, *holder)) && !all.iter().any(opens) {
+                all.push((*holder, Ask::Open));
+            }
+            let before = if careful { self.missing(ask) } else { Vec::new() };
+            all.extend(before.into_iter().chain([ask.clone()]).map(|ask| (*holder, ask)));
         }
+        let mut asks = all;
         let gone = asks.iter().position(|(_, ask)| matches!(ask, Ask::Disconnect));
         asks.truncate(gone.map_or(usize::MAX, |index| index + 1));
         let mut chunk = Chunk::default();
@@ -115,7 +123,7 @@ impl Pair {
         let mut operations = Vec::new();
         for (holder, ask) in asks {
             let each = self.prepare((session, holder), ask);
-            operations.push((holder, self.operation(session, &each, &mut chunk)));
+            operations.push((holder, self.operation(&each, &mut chunk)));
             asked.push((holder, each));
         }
         self.world.step(session, chunk, operations);
@@ -123,6 +131,51 @@ impl Pair {
         if gone.is_some() {
             assert!(self.world.engine.connect(SessionId(session), b"/"));
         }
+    }
+
+    /// The same where there is something to settle, to get or to commit.
+    fn aimed(&self, session: u64, holder: u16, ask: Ask) -> (u16, Ask) {
+        let other = (session, 3 - holder);
+        match ask {
+            Ask::Settle { .. } if self.plain.leases((session, holder)).0.is_empty() => {
+                (if self.plain.leases(other).0.is_empty() { holder } else { other.1 }, ask)
+            }
+            Ask::Get(name, no_ack) => {
+                let filled = self.plain.filled();
+                let there = filled.contains(&name) || filled.is_empty();
+                (holder, Ask::Get(if there { name } else { filled[0] }, no_ack))
+            }
+            Ask::Commit | Ask::RollBack if !self.plain.commits((session, holder)) => {
+                (holder, if holder == 1 { Ask::Taken } else { Ask::SelectTransactions })
+            }
+            other => (holder, other),
+        }
+    }
+
+    /// What makes the things that this is about, where they do not exist.
+    fn missing(&self, ask: &Ask) -> Vec<Ask> {
+        let (mut names, mut missing) = (Vec::new(), Vec::new());
+        match *ask {
+            Ask::Publish(Sent { to: ("", name), .. })
+            | Ask::Publish(Sent { to: (name, _), .. })
+            | Ask::Get(name, _)
+            | Ask::Consume(Subscription { queue: name, .. }) => names.push(name),
+            Ask::Bind(_, (source, _, end), ..) => names.extend([source, end]),
+            _ => {}
+        }
+        for name in names {
+            if let Some(index) = QUEUES.iter().position(|each| *each == name)
+                && self.plain.named(name).is_none()
+            {
+                missing.push(Ask::Declare(index, false, true));
+            }
+            if let Some(index) = EXCHANGES.iter().position(|each| *each == name)
+                && self.plain.has_exchange(name).is_err()
+            {
+                missing.push(Ask::DeclareExchange(index));
+            }
+        }
+        missing
     }
 
     fn prepare(&mut self, who: Who, ask: Ask) -> Asked {
@@ -139,6 +192,7 @@ impl Pair {
                     Some(most) => Asked::Settle(leases[most - back.min(most)], multiple, outcome),
                 }
             }
+            Ask::Taken => Asked::Taken(self.plain.owed.get(&who.0).copied().unwrap_or_default()),
             other => Asked::Other(other),
         }
     }
@@ -161,9 +215,9 @@ impl Pair {
     }
 
     /// Says it as the engine is asked.
-    fn operation(&self, session: u64, asked: &Asked, chunk: &mut Chunk) -> Operation {
+    fn operation(&self, asked: &Asked, chunk: &mut Chunk) -> Operation {
         let ask = match asked {
-            Asked::Publish(publish) => return publish_operation(publish, chunk),
+            Asked::Publish(publish) => return operations::publish(publish, chunk),
             Asked::Settle(lease, multiple, outcome) => {
                 let (lease, multiple) = (*lease, *multiple);
                 let outcome = match outcome {
@@ -173,6 +227,7 @@ impl Pair {
                 };
                 return Operation::Settle { lease, multiple, outcome };
             }
+            Asked::Taken(bytes) => return Operation::Taken { bytes: *bytes },
             Asked::Other(ask) => ask,
         };
         match *ask {
@@ -180,13 +235,13 @@ impl Pair {
             Ask::Close => Operation::Close,
             Ask::Disconnect => Operation::Disconnect,
             Ask::Declare(index, passive, reply) => {
-                DeclareQueue { passive, reply, ..declaration(&self.queues[index]) }.into()
+                DeclareQueue { passive, reply, ..operations::queue(&self.queues[index]) }.into()
             }
             Ask::Delete(queue, if_unused, if_empty) => {
                 Operation::DeleteQueue { name: name(queue), if_unused, if_empty, reply: true }
             }
             Ask::Purge(name) => purge(name),
-            Ask::DeclareExchange(index) => exchange_declaration(&self.exchanges[index]).into(),
+            Ask::DeclareExchange(index) => operations::exchange(&self.exchanges[index]).into(),
             Ask::DeleteExchange(exchange, if_unused) => {
                 Operation::DeleteExchange { name: name(exchange), if_unused, reply: true }
             }
@@ -195,7 +250,7 @@ impl Pair {
                     true => Destination::Queue(name(end)),
                     false => Destination::Exchange(name(end)),
                 };
-                let arguments = texts(MATCHES[arguments]);
+                let arguments = operations::texts(MATCHES[arguments]);
                 let binding = Binding { destination, arguments, ..binding("", source, key) };
                 match bind {
                     true => Operation::Bind(Box::new(binding)),
@@ -219,11 +274,7 @@ impl Pair {
             Ask::SelectTransactions => Operation::SelectTransactions,
             Ask::Commit => Operation::Commit,
             Ask::RollBack => Operation::Rollback,
-            Ask::Taken => {
-                let bytes = self.plain.owed.get(&session).copied().unwrap_or_default();
-                Operation::Taken { bytes }
-            }
-            Ask::Publish(_) | Ask::Settle { .. } => panic!("prepared before"),
+            Ask::Publish(_) | Ask::Settle { .. } | Ask::Taken => panic!("prepared before"),
         }
     }
 
@@ -269,7 +320,8 @@ impl Pair {
         let oldest = world.pins.iter().min().copied().unwrap_or(Lsn(u64::MAX));
         let needed = |start: &&usize| world.log[**start].0 <= oldest;
         let start = self.segments.iter().rev().find(needed).copied().unwrap_or(0);
-        for from in [0, start] {
+        let starts = if start == 0 { vec![0] } else { vec![0, start] };
+        for from in starts {
             let engine = restored_at(&world.log[from..], world.now);
             assert_eq!(definitions(&engine), expected, "from {from}");
             assert_eq!(heard::contents(&engine), after.contents(), "from {from}");
@@ -317,7 +369,7 @@ fn answer(
         Asked::Other(Ask::Open) => return plain.open(who),
         Asked::Other(Ask::Close) => return plain.close(who),
         Asked::Other(Ask::Disconnect) => return plain.disconnect(who.0),
-        Asked::Other(Ask::Taken) => return plain.taken(who.0),
+        Asked::Taken(bytes) => return plain.taken(who.0, *bytes),
         _ if !plain.is_open(who) => return,
         _ => {}
     }
@@ -330,6 +382,7 @@ fn answer(
             let answer = plain.settle(who, *lease, *multiple, *outcome);
             return plain.finish(who, answer);
         }
+        Asked::Taken(_) => return,
         Asked::Other(ask) => ask,
     };
     let mut done = Ok(());
@@ -361,92 +414,6 @@ fn answer(
     plain.finish(who, done);
 }
 
-fn publish_operation(publish: &Publish, chunk: &mut Chunk) -> Operation {
-    let first = u32::try_from(chunk.len()).unwrap();
-    let mut special = false;
-    for letter in &publish.letters {
-        let mut headers = texts(&letter.others);
-        for (which, keys) in [("CC", &letter.cc), ("BCC", &letter.bcc)] {
-            if !keys.is_empty() {
-                let keys = keys.iter().map(|key| FieldValue::from(*key)).collect();
-                headers.insert(name(which), FieldValue::Array(keys));
-                special = true;
-            }
-        }
-        special |= letter.expiration.is_some() || letter.priority.is_some_and(|it| it > 0);
-        let properties = Properties {
-            headers: (!headers.is_empty()).then_some(headers),
-            priority: letter.priority,
-            expiration: letter.expiration.map(|ms| name(&ms.to_string())),
-            ..Properties::default()
-        };
-        let (mut envelope, mut raw) = (Vec::new(), Vec::new());
-        for part in [&letter.exchange, &letter.key] {
-            envelope.push(u8::try_from(part.len()).unwrap());
-            envelope.extend_from_slice(part.as_bytes());
-        }
-        properties.encode(&mut raw);
-        let (body, persistent) = (letter.body.as_bytes(), letter.persistent);
-        let message = Message { envelope: &envelope, properties: &raw, body, persistent };
-        chunk.push(message).unwrap();
-    }
-    let count = u32::try_from(publish.letters.len()).unwrap();
-    Operation::Publish { first, count, mandatory: publish.mandatory, special }
-}
-
-fn texts(fields: &[(&str, &str)]) -> FieldTable {
-    fields.iter().map(|(field, text)| (name(field), FieldValue::from(*text))).collect()
-}
-
-fn declaration(spec: &QueueSpec) -> DeclareQueue {
-    let mut arguments: Vec<(&str, FieldValue)> = Vec::new();
-    let number = |number: u64| FieldValue::I64(number.try_into().unwrap());
-    if spec.quorum {
-        arguments.push(("x-queue-type", "quorum".into()));
-    }
-    arguments.extend(spec.ttl.map(|ms| ("x-message-ttl", number(ms))));
-    arguments.extend(spec.expires.map(|ms| ("x-expires", number(ms))));
-    if let Some((exchange, key)) = spec.dead_letter {
-        arguments.push(("x-dead-letter-exchange", exchange.into()));
-        arguments.extend(key.map(|key| ("x-dead-letter-routing-key", key.into())));
-    }
-    arguments.extend(spec.max_length.map(|max| ("x-max-length", number(max))));
-    arguments.extend(spec.max_bytes.map(|max| ("x-max-length-bytes", number(max))));
-    let overflow = spec.overflow.map(|overflow| match overflow {
-        Overflow::DropHead => "drop-head",
-        Overflow::Reject => "reject-publish",
-        Overflow::RejectDeadLetter => "reject-publish-dlx",
-    });
-    arguments.extend(overflow.map(|overflow| ("x-overflow", overflow.into())));
-    arguments.extend(spec.max_priority.map(|max| ("x-max-priority", number(max.into()))));
-    if spec.single_active {
-        arguments.push(("x-single-active-consumer", true.into()));
-    }
-    arguments.extend(spec.delivery_limit.map(|limit| ("x-delivery-limit", limit.into())));
-    let own = |(argument, value)| (name(argument), value);
-    DeclareQueue {
-        durable: spec.lasting,
-        exclusive: spec.exclusive,
-        auto_delete: spec.auto_delete,
-        arguments: arguments.into_iter().map(own).collect(),
-        ..queue(spec.name)
-    }
-}
-
-fn exchange_declaration(spec: &ExchangeSpec) -> DeclareExchange {
-    let mut arguments = FieldTable::new();
-    if let Some(alternate) = spec.alternate {
-        arguments.insert(ShortString::from_static("alternate-exchange"), alternate);
-    }
-    DeclareExchange {
-        durable: spec.durable,
-        auto_delete: spec.auto_delete,
-        internal: spec.internal,
-        arguments,
-        ..exchange(spec.name, spec.kind)
-    }
-}
-
 fn number(variable: &str) -> Option<u64> {
     Some(env::var(variable).ok()?.parse().expect("a number"))
 }
@@ -465,7 +432,7 @@ fn random_commands_do_what_the_model_says() {
             let mut pair = Pair::new(&specs);
             for (number, step) in steps.iter().enumerate() {
                 pair.step(step);
-                if number % 16 == 15 {
+                if number % 24 == 23 {
                     pair.check_log();
                 }
             }

@@ -233,7 +233,7 @@ fn a_message_goes_to_the_queues_of_all_its_keys_once() {
         }
     }
     let odd = FieldValue::Array(vec!["cc".into(), 5.into(), "cc".into(), FieldValue::Void]);
-    let cases: [(&[(&str, FieldValue)], &[&str]); 5] = [
+    let cases: [(Arguments<'_>, &[&str]); 5] = [
         (&[], &["k"]),
         (&[("CC", odd)], &["k", "cc"]),
         (&[("BCC", texts(&["bcc"]))], &["k", "bcc"]),
@@ -323,7 +323,7 @@ fn headers_exchanges_match_message_by_message_and_over_restarts() {
         world.asks(1, Binding { arguments, ..binding(queue, "amq.headers", "") });
     }
     world = world.restart();
-    let cases: [(&[(&str, FieldValue)], &[&str]); 5] = [
+    let cases: [(Arguments<'_>, &[&str]); 5] = [
         (&[], &[]),
         (&[("a", FieldValue::I64(1))], &["any"]),
         (&[("b", "two".into()), ("a", FieldValue::U8(1))], &["all", "any"]),

@@ -8,6 +8,8 @@ use super::world::*;
 use crate::command::{Binding, Consume, DeclareQueue, Destination};
 use crate::{Engine, Item, Operation, Outbound};
 
+pub(super) type Arguments<'a> = &'a [(&'static str, FieldValue)];
+
 /// A message as a client sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen {

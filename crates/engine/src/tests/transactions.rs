@@ -343,6 +343,22 @@ fn refused_messages_of_a_transaction_become_dead_letters_in_its_step() {
 
 /// As in RabbitMQ, where it is no part of a transaction.
 #[test]
+fn a_commit_puts_no_dead_letter_off_however_many_it_has() {
+    const COUNT: usize = 3_000;
+    let mut world = world();
+    world.asks(1, queue_with("in", &dead_to("q")));
+    let bodies: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+    world.publish("", "in", &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+    commit(&mut world);
+    world.asks(1, consume("in", "a"));
+    world.asks(1, settle_all(0, Outcome::Discard));
+    assert_eq!(world.restart().ready("in"), COUNT);
+    assert_eq!(commit(&mut world), ["Committed"]);
+    let mut after = world.restart();
+    assert_eq!((after.ready("in"), after.bodies("q")), (0, bodies));
+}
+
+#[test]
 fn recover_does_not_wait_for_the_commit() {
     let mut world = world();
     world.publish("", "q", &["1", "2"]);
@@ -366,4 +382,20 @@ fn transient_queues_and_messages_are_committed_without_a_record() {
     assert_eq!(commit(&mut world), ["Committed"]);
     assert!(world.records().is_empty());
     assert_eq!((world.ready("q"), world.ready("t")), (1, 1));
+}
+
+#[test]
+fn leases_end_in_the_order_in_which_they_were_settled() {
+    let mut world = World::new();
+    world.asks(1, queue("dead"));
+    world.asks(1, queue_with("q", &dead_to("dead")));
+    world.publish("", "q", &["1", "2", "3", "4"]);
+    world.asks(1, Operation::SelectTransactions);
+    world.asks(1, consume("q", "a"));
+    world.asks(1, settle(3, Outcome::Discard));
+    world.asks(1, ack(2));
+    world.asks(1, settle_all(0, Outcome::Discard));
+    commit(&mut world);
+    assert_eq!(world.bodies("dead"), ["3", "1", "4"]);
+    world.assert_nothing_left();
 }

@@ -137,7 +137,7 @@ impl Plain {
             if self.deliver_one(queues) {
                 continue;
             }
-            let mut ending = Vec::new();
+            let (mut ending, mut missed) = (Vec::new(), None);
             for id in queues {
                 let Some(queue) = self.queues.get(id) else { continue };
                 let Some(head) = queue.head() else { continue };
@@ -149,14 +149,14 @@ impl Plain {
                         ending.push((old, *id));
                     }
                 } else {
-                    let what = format!("{takers:?} of {} miss {head:?}", queue.spec.name);
-                    self.wrong(|| what);
-                    return;
+                    missed = Some(format!("{takers:?} of {} miss {head:?}", queue.spec.name));
                 }
             }
             ending.sort_unstable();
-            let Some(last) = ending.len().checked_sub(1) else { return };
-            let (old, id) = ending[self.choices.choose(last + 1)];
+            if ending.is_empty() {
+                return missed.into_iter().for_each(|what| self.wrong(|| what));
+            }
+            let (old, id) = ending[self.choices.choose(ending.len())];
             if old.is_some() { self.end_old(id) } else { self.trim(id) }
         }
     }

@@ -132,7 +132,7 @@ impl Plain {
         Ok(())
     }
 
-    fn has_exchange(&self, name: &str) -> Answer {
+    pub(in crate::tests) fn has_exchange(&self, name: &str) -> Answer {
         match self.exchanges.contains_key(name) {
             true => Ok(()),
             false => Err(format!("no exchange '{name}' in vhost '/'")),
@@ -155,11 +155,12 @@ impl Plain {
         if !name.is_empty() {
             self.has_exchange(name)?;
         }
-        Ok(self.route(letter, &letter.keys()))
+        Ok(self.route(letter))
     }
 
-    /// The queues that a message goes to with these keys.
-    pub(super) fn route(&self, letter: &Letter, keys: &[String]) -> Vec<u64> {
+    /// The queues that a message goes to.
+    pub(super) fn route(&self, letter: &Letter) -> Vec<u64> {
+        let keys = letter.keys();
         let mut queues: Vec<u64> = Vec::new();
         if letter.exchange.is_empty() {
             queues.extend(keys.iter().filter_map(|key| self.named(key)));
@@ -170,7 +171,7 @@ impl Plain {
             next += 1;
             let Some(exchange) = self.exchanges.get(&name) else { continue };
             let matching = self.bindings.iter().filter(|bound| {
-                bound.source == name && matches(exchange.kind, bound, keys, letter)
+                bound.source == name && matches(exchange.kind, bound, &keys, letter)
             });
             let mut ends: Vec<End> = matching.map(|bound| bound.end.clone()).collect();
             if ends.is_empty() {

@@ -19,6 +19,8 @@ pub(in crate::tests) struct Letter {
     pub(in crate::tests) bcc: Vec<&'static str>,
     /// Those of the client.
     pub(in crate::tests) others: Vec<(&'static str, &'static str)>,
+    /// Whether a queue gave it another key; then those of `cc` count no more.
+    pub(in crate::tests) rekeyed: bool,
     /// Its ends so far, the last one first.
     pub(in crate::tests) deaths: Vec<Death>,
     /// Exchange, queue and reason of the first and the last of them.
@@ -46,8 +48,11 @@ pub(in crate::tests) struct Publish {
 impl Letter {
     /// The keys it is routed by.
     pub(super) fn keys(&self) -> Vec<String> {
-        let more = self.cc.iter().chain(&self.bcc).map(|key| (*key).to_owned());
-        [self.key.clone()].into_iter().chain(more).collect()
+        let mut keys = vec![self.key.clone()];
+        if !self.rekeyed {
+            keys.extend(self.cc.iter().chain(&self.bcc).map(|key| (*key).to_owned()));
+        }
+        keys
     }
 
     /// Those that consumers see.
@@ -119,7 +124,7 @@ impl Letter {
         dead.deaths.insert(0, death);
         dead.exchange = exchange.to_owned();
         if let Some(key) = dead_key {
-            dead.key = key.to_owned();
+            (dead.key, dead.rekeyed) = (key.to_owned(), true);
         }
         dead
     }
@@ -237,9 +242,7 @@ impl Plain {
     pub(in crate::tests) fn bury(&mut self) {
         while let Some(dying) = self.dying.pop_front() {
             let dead = dying.letter.dead(&dying, self.now);
-            let (_, dead_key) = dying.spec.dead_letter.unwrap();
-            let keys = dead_key.map_or_else(|| dead.keys(), |key| vec![key.to_owned()]);
-            let mut targets = self.route(&dead, &keys);
+            let mut targets = self.route(&dead);
             if dying.reason != "rejected" {
                 targets.retain(|id| !dead.goes_round(self.queues[id].spec.name));
             }

@@ -87,7 +87,7 @@ impl Queue {
 }
 
 impl Plain {
-    pub(super) fn named(&self, name: &str) -> Option<u64> {
+    pub(in crate::tests) fn named(&self, name: &str) -> Option<u64> {
         let mut queues = self.queues.iter();
         queues.find(|(_, queue)| queue.spec.name == name).map(|(id, _)| *id)
     }
@@ -158,6 +158,13 @@ impl Plain {
             let id = self.find(who, name)?;
             self.end_old(id);
             count = self.queues[&id].ready.len();
+            if self.queues[&id].spec.quorum && (if_unused || if_empty) {
+                let flag = if if_unused { "if-unused" } else { "if-empty" };
+                return Err(format!(
+                    "cannot delete queue '{name}' in vhost '/'. queue.delete operations with \
+                     {flag} flag set are not supported by quorum queues"
+                ));
+            }
             if if_empty && count > 0 {
                 return Err(format!("queue '{name}' in vhost '/' not empty"));
             }
@@ -251,6 +258,12 @@ impl Plain {
     fn leased(&self, id: u64) -> usize {
         let leases = self.holders.values().flat_map(Holder::out);
         leases.filter(|lease| lease.queue == id).count()
+    }
+
+    /// The queues in which something is ready.
+    pub(in crate::tests) fn filled(&self) -> Vec<&'static str> {
+        let filled = self.queues.values().filter(|queue| !queue.ready.is_empty());
+        filled.map(|queue| queue.spec.name).collect()
     }
 
     /// Of each queue: its name, how many are out, and what is ready, in order.

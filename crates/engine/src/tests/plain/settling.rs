@@ -20,6 +20,10 @@ impl Plain {
         (holder.leases.keys().copied().collect(), holder.last_lease)
     }
 
+    pub(in crate::tests) fn commits(&self, who: Who) -> bool {
+        self.holders.get(&who).is_some_and(|holder| holder.transaction.is_some())
+    }
+
     pub(in crate::tests) fn settle(
         &mut self,
         who: Who,
@@ -46,7 +50,10 @@ impl Plain {
     }
 
     pub(in crate::tests) fn recover(&mut self, who: Who) -> Answer {
-        self.settle(who, 0, true, Outcome::Requeued)?;
+        // At once, also in a transaction.
+        for (_, lease) in std::mem::take(&mut self.holder(who).leases) {
+            self.end_lease(lease, Outcome::Requeued);
+        }
         self.tell(who.0, "Recovered");
         Ok(())
     }

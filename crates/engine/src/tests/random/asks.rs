@@ -69,7 +69,8 @@ pub(super) struct Sent {
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
-    Batch(u64, Vec<(u16, Ask)>),
+    /// A session asks, and may be careful.
+    Batch(u64, Vec<(u16, Ask)>, bool),
     /// Some milliseconds pass, and the engine may hear of it at once.
     Wait(u64, bool),
     /// A new segment of the log begins with all definitions.
@@ -93,31 +94,25 @@ fn any_exchange() -> impl Strategy<Value = &'static str> {
     select(&["amq.direct", "amq.fanout", "amq.headers", "amq.topic", "x", "y", "z"][..])
 }
 
-/// One that is there or not, in one of so many cases.
-fn seldom<T: std::fmt::Debug>(
-    probability: f64,
-    of: impl Strategy<Value = T>,
-) -> impl Strategy<Value = Option<T>> {
-    option::weighted(probability, of)
-}
-
 fn queue_spec(name: &'static str) -> impl Strategy<Value = QueueSpec> {
-    let dead_key = seldom(0.5, select(&QUEUES[..]));
-    let dead_exchange = prop_oneof![
-        4 => Just(""),
-        3 => any_exchange(),
+    let dead_letter = prop_oneof![
+        4 => (Just(""), option::weighted(0.9, select(&QUEUES[..]))),
+        3 => (any_exchange(), option::weighted(0.4, key())),
     ];
     let overflow = select(&[Overflow::DropHead, Overflow::Reject, Overflow::RejectDeadLetter][..]);
     let flags = (weighted(0.3), weighted(0.75), weighted(0.1), weighted(0.15), weighted(0.2));
-    let ages = (seldom(0.3, select(&[0, 40, 150][..])), seldom(0.1, select(&[90, 400][..])));
-    let limits = (
-        seldom(0.35, 0..4_u64),
-        seldom(0.15, 0..16_u64),
-        seldom(0.5, overflow),
-        seldom(0.3, select(&[0, 1, 3, 255][..])),
-        seldom(0.6, -1..3_i64),
+    let ages = (
+        option::weighted(0.3, select(&[0, 40, 150][..])),
+        option::weighted(0.1, select(&[90, 400][..])),
     );
-    (flags, ages, seldom(0.7, (dead_exchange, dead_key)), limits).prop_map(
+    let limits = (
+        option::weighted(0.35, 0..4_u64),
+        option::weighted(0.15, 0..16_u64),
+        option::weighted(0.5, overflow),
+        option::weighted(0.3, select(&[0, 1, 3, 255][..])),
+        option::weighted(0.6, -1..3_i64),
+    );
+    (flags, ages, option::weighted(0.7, dead_letter), limits).prop_map(
         move |(flags, (ttl, expires), dead_letter, limits)| {
             let (quorum, lasting, exclusive, auto_delete, single_active) = flags;
             let (max_length, max_bytes, overflow, max_priority, delivery_limit) = limits;
@@ -144,7 +139,7 @@ fn queue_spec(name: &'static str) -> impl Strategy<Value = QueueSpec> {
 fn exchange_spec(name: &'static str) -> impl Strategy<Value = ExchangeSpec> {
     let kind = select(&["direct", "fanout", "topic", "headers"][..]);
     let flags = (weighted(0.7), weighted(0.3), weighted(0.1));
-    (kind, flags, seldom(0.4, any_exchange())).prop_map(
+    (kind, flags, option::weighted(0.4, any_exchange())).prop_map(
         move |(kind, (durable, auto_delete, internal), alternate)| ExchangeSpec {
             name,
             kind,
@@ -171,13 +166,13 @@ fn sent() -> impl Strategy<Value = Sent> {
         4 => select(&QUEUES[..]).prop_map(|queue| ("", queue)),
         3 => (any_exchange(), key()),
     ];
-    let flags = (any::<bool>(), weighted(0.2), weighted(0.04));
+    let flags = (any::<bool>(), weighted(0.2), weighted(0.03));
     let properties = (
-        seldom(0.15, select(&[0, 30, 200][..])),
-        seldom(0.25, select(&[0, 1, 2, 9, 40][..])),
-        seldom(0.08, select(&QUEUES[..])),
-        seldom(0.05, select(&QUEUES[..])),
-        seldom(0.3, select(&HEADERS[..])),
+        option::weighted(0.15, select(&[0, 30, 200][..])),
+        option::weighted(0.25, select(&[0, 1, 2, 9, 40][..])),
+        option::weighted(0.08, select(&QUEUES[..])),
+        option::weighted(0.05, select(&QUEUES[..])),
+        option::weighted(0.3, select(&HEADERS[..])),
     );
     (to, 1..5_usize, flags, properties).prop_map(|(to, count, flags, properties)| {
         let (persistent, mandatory, large) = flags;
@@ -203,7 +198,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     let queue = || select(&QUEUES[..]);
     let tag = || select(&["s", "t", "u"][..]);
     let outcome = prop_oneof![
-        2 => Just(Outcome::Done),
+        1 => Just(Outcome::Done),
         1 => Just(Outcome::Requeued),
         1 => Just(Outcome::Rejected),
     ];
@@ -219,7 +214,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     let consumer = (queue(), tag(), weighted(0.25), weighted(0.05));
     prop_oneof![
         1 => Just(Ask::Open),
-        1 => Just(Ask::Close),
+        2 => Just(Ask::Close),
         1 => Just(Ask::Disconnect),
         8 => (0..QUEUES.len(), weighted(0.1), weighted(0.9))
             .prop_map(|(queue, passive, reply)| Ask::Declare(queue, passive, reply)),
@@ -231,20 +226,20 @@ fn ask() -> impl Strategy<Value = Ask> {
         7 => (weighted(0.85), bound, pattern, 0..MATCHES.len())
             .prop_map(|(bind, bound, key, arguments)| Ask::Bind(bind, bound, key, arguments)),
         20 => sent().prop_map(Ask::Publish),
-        7 => (consumer, seldom(0.4, -1..2_i64)).prop_map(|(consumer, priority)| {
+        10 => (consumer, option::weighted(0.4, -1..2_i64)).prop_map(|(consumer, priority)| {
             let (queue, tag, no_ack, exclusive) = consumer;
             Ask::Consume(Subscription { queue, tag, no_ack, exclusive, priority })
         }),
         2 => tag().prop_map(Ask::Cancel),
-        5 => (queue(), weighted(0.3)).prop_map(|(queue, no_ack)| Ask::Get(queue, no_ack)),
-        14 => (0..6_usize, weighted(0.03), any::<bool>(), outcome).prop_map(
+        7 => (queue(), weighted(0.3)).prop_map(|(queue, no_ack)| Ask::Get(queue, no_ack)),
+        18 => (0..6_usize, weighted(0.02), any::<bool>(), outcome).prop_map(
             |(back, wild, multiple, outcome)| Ask::Settle { back, wild, multiple, outcome }
         ),
         1 => Just(Ask::Recover),
-        3 => (0..4_u16, any::<bool>()).prop_map(|(count, shared)| Ask::Prefetch(count, shared)),
+        2 => (0..4_u16, any::<bool>()).prop_map(|(count, shared)| Ask::Prefetch(count, shared)),
         2 => Just(Ask::SelectConfirms),
         2 => Just(Ask::SelectTransactions),
-        3 => Just(Ask::Commit),
+        5 => Just(Ask::Commit),
         1 => Just(Ask::RollBack),
         2 => Just(Ask::Taken),
     ]
@@ -252,7 +247,8 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        40 => (SESSIONS, vec((1..3_u16, ask()), 1..4)).prop_map(|(s, asks)| Step::Batch(s, asks)),
+        40 => (SESSIONS, vec((1..3_u16, ask()), 1..4), weighted(0.9))
+            .prop_map(|(session, asks, careful)| Step::Batch(session, asks, careful)),
         6 => (select(&[1, 10, 29, 30, 40, 100, 300][..]), weighted(0.7))
             .prop_map(|(ms, tick)| Step::Wait(ms, tick)),
         2 => Just(Step::Segment),
