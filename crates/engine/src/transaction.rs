@@ -114,10 +114,10 @@ impl Engine {
         for Settled { lease, outcome, .. } in transaction.settled {
             self.end_lease(number, lease, outcome, step);
         }
+        self.wake_shared(number, step);
         // What a commit rejects is part of it, so these dead letters are not put off.
         self.bury_first(self.dying.len(), step);
         self.dying.extend(waiting);
-        self.wake_shared(number, step);
         self.holder(step, number).transaction = Some(Box::default());
         self.after_log(step);
         self.reply(number, Reply::Committed, step);

@@ -134,7 +134,11 @@ impl Plain {
         taken.published.clear();
         published.into_iter().for_each(|kept| self.enqueue(Some(who), kept));
         self.holder(who).transaction = Some(Transaction::default());
+        // What it rejects is dead-lettered with it, before what its publishing has ended.
+        let waiting = std::mem::take(&mut self.dying);
         settled.into_iter().for_each(|(_, lease, outcome)| self.end_lease(lease, outcome));
+        self.bury();
+        self.dying.extend(waiting);
         self.tell(who.0, "Committed");
         Ok(())
     }
