@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::content::Assembly;
 use crate::fault::{CHANNEL_ERROR, Fault, NOT_ALLOWED};
 use crate::operation::{Meaning, meaning};
+use crate::printable::Printable;
 
 /// A channel that the client opened.
 #[derive(Debug, Default)]
@@ -164,7 +165,7 @@ impl Connection {
     }
 
     fn close_channel(&mut self, number: u16, fault: &Fault, out: &mut Vec<u8>) {
-        let text = fault.reply_text();
+        let text = Printable(fault.reply_text());
         tracing::info!(peer = %self.peer, channel = number, %text, "closing a channel");
         self.forget_consumers(number);
         self.end_assembly(number);

@@ -21,6 +21,7 @@ use crate::fault::{
     UNEXPECTED_FRAME,
 };
 use crate::handshake::{self, Capabilities, Tuning};
+use crate::printable::Printable;
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,8 +218,8 @@ impl Connection {
         let id = method.id();
         match (self.phase, method) {
             (_, Method::ConnectionClose(close)) => {
-                let (code, text) = (close.reply_code, close.reply_text.to_string());
-                tracing::debug!(peer = %self.peer, code, text, "the client closes");
+                let (code, text) = (close.reply_code, Printable(close.reply_text));
+                tracing::debug!(peer = %self.peer, code, %text, "the client closes");
                 self.leave(out);
             }
             (Phase::StartOk, Method::ConnectionStartOk(ok)) => self.authenticate(&ok, out)?,
@@ -250,7 +251,7 @@ impl Connection {
             return Ok(());
         };
         let name = String::from_utf8_lossy(&name);
-        tracing::warn!(peer = %self.peer, user = %name, %error, "login refused");
+        tracing::warn!(peer = %self.peer, user = %Printable(&name), %error, "login refused");
         if self.capabilities.authentication_failure_close {
             return Err(handshake::login_refused(&ok.mechanism));
         }
@@ -330,7 +331,7 @@ impl Connection {
 
     /// Closes the connection for a fault. What was asked for before it is done still.
     pub(crate) fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) {
-        let text = fault.reply_text();
+        let text = Printable(fault.reply_text());
         if fault.code == NOT_IMPLEMENTED {
             // A publisher without confirms may never hear of it.
             tracing::warn!(peer = %self.peer, %text, "closing a connection");

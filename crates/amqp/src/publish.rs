@@ -3,7 +3,7 @@
 use leveret_amqp_wire::method::{ConnectionBlocked, ConnectionUnblocked};
 use leveret_amqp_wire::{Frame, Method, PublishView};
 use leveret_broker::engine::{Command, Operation};
-use leveret_model::limits::{BATCH_BYTES_MAX, UNFINISHED_BYTES_MAX};
+use leveret_model::limits::{BATCH_BYTES_MAX, READ_BYTES_MAX, UNFINISHED_BYTES_MAX};
 use leveret_model::{Message, ShortString};
 
 use crate::connection::Connection;
@@ -84,8 +84,29 @@ impl Connection {
         }
     }
 
-    /// Adds a whole message to the batch.
+    /// Publishes a whole message. A large one has a chunk of its own, or a small one in the same
+    /// chunk would keep it in memory.
     fn publish(
+        &mut self,
+        holder: u16,
+        wanted: bool,
+        extra: bool,
+        message: Message<'_>,
+    ) -> Result<(), Fault> {
+        let Message { envelope, properties, body, .. } = message;
+        if envelope.len() + properties.len() + body.len() <= READ_BYTES_MAX {
+            return self.add(holder, wanted, extra, message);
+        }
+        if self.chunk.content_len() > 0 {
+            self.submit();
+        }
+        self.add(holder, wanted, extra, message)?;
+        self.submit();
+        Ok(())
+    }
+
+    /// Adds a whole message to the batch.
+    fn add(
         &mut self,
         holder: u16,
         wanted: bool,

@@ -21,6 +21,7 @@ use crate::connection::{Connection, Phase};
 
 mod blocking;
 mod closing;
+mod logging;
 mod publishing;
 mod random;
 mod starting;

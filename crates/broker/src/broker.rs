@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use leveret_engine::{Batch, Engine, QueueStatus};
 use leveret_model::{Chunk, Lsn, SessionId};
@@ -55,7 +54,13 @@ impl Broker {
     /// # Errors
     /// [`OpenError`] if the directory is in use, cannot be read, or holds damaged data.
     pub fn open(options: Options) -> Result<Broker, OpenError> {
-        let mut engine = Engine::new(seed());
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).map_err(|error| OpenError::Io {
+            action: "get random bytes for",
+            path: options.data_dir.clone(),
+            source: io::Error::other(error.to_string()),
+        })?;
+        let mut engine = Engine::new(seed);
         let waiters = Arc::new(Waiters::default());
         let progress = Arc::new(Progress::default());
         let on_durable = {
@@ -184,10 +189,4 @@ impl Drop for Shared {
         // Not joined: it may be this very thread.
         self.clock.close();
     }
-}
-
-/// For names that nobody should guess by accident.
-fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(now.subsec_nanos()) << 32 ^ now.as_secs() ^ u64::from(std::process::id()) << 16
 }

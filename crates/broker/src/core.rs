@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use leveret_engine::{Batch, Effects, Engine};
+use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
 use leveret_model::{Lsn, SessionId};
 use leveret_storage::{Log, Slot};
 use rustc_hash::FxHashMap;
@@ -13,6 +14,11 @@ use crate::memory::Budget;
 use crate::outbox::Outbox;
 use crate::progress::Progress;
 use crate::waiters::Waiters;
+
+/// Room for a step's records that is kept for the next, in bytes.
+const KEPT_RECORDS_BYTES: usize = 8 * 1024 * 1024;
+/// How long a tick is put off when the disk does not keep up, in milliseconds.
+const TICK_PAUSE: u64 = 5;
 
 /// Whose batches are ticks: nobody's. They are empty, and there only for the time to be noticed.
 pub(crate) const TICK: SessionId = SessionId(0);
@@ -52,6 +58,12 @@ impl Core {
     /// Runs a batch. Adds to `wakers` whom to wake when no lock is held any more.
     pub(crate) fn run(&mut self, batch: Batch, wakers: &mut Vec<Waker>) {
         let Some(log) = &self.log else { return };
+        let session = batch.session;
+        if session == TICK && self.progress.backlog() > LOG_BACKLOG_BYTES_MAX {
+            // Nobody waits for what time does, so that it waits for the disk.
+            self.clock.ticked(Some(self.clock.now().after(TICK_PAUSE)));
+            return;
+        }
         let _whole = WholeOrNothing { panicking: std::thread::panicking() };
         let effects = &mut self.effects;
         let mut slot = log.reserve();
@@ -59,7 +71,6 @@ impl Core {
             begin_segment(&self.engine, &mut slot);
             self.progress.appended(slot.position());
         }
-        let session = batch.session;
         self.engine.step(batch, self.clock.now(), slot.position(), effects);
         self.budget.set_engine(self.engine.memory());
         if session == TICK {
@@ -83,7 +94,7 @@ impl Core {
                 self.waiters.confirm(end, Arc::clone(outbox), confirm);
             }
         }
-        for outbound in effects.outbound.drain(..) {
+        for mut outbound in effects.outbound.drain(..) {
             let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
             let held_back = outbound.after_log && end > self.progress.durable();
             if held_back {
@@ -91,12 +102,14 @@ impl Core {
             }
             let after = if held_back { end } else { Lsn(0) };
             if !outbound.items.is_empty() {
+                outbound.compact();
                 wakers.extend(outbox.push(after, outbound));
             }
         }
         slot.append(&effects.log, effects.records, effects.pinned);
         drop(slot);
         effects.log.clear();
+        effects.log.shrink_to(KEPT_RECORDS_BYTES);
         effects.records = 0;
         effects.pinned = 0;
         if !effects.released.is_empty() {

@@ -447,7 +447,7 @@ fn who_brings_more_than_the_inbox_holds_waits_for_the_engine() {
     let (options, replay) = (LogOptions::default(), &mut |_, _: &_| Ok(()));
     let log = Log::open(directory.path(), options, replay, Box::new(|_| ())).expect("opens");
     let (budget, clock) = (Arc::new(Budget::new(MEMORY_BYTES_MIN)), Arc::<Clock>::default());
-    let core = Core::new(Engine::new(1), log, Arc::default(), Arc::default(), budget, clock);
+    let core = Core::new(Engine::new([1; 16]), log, Arc::default(), Arc::default(), budget, clock);
     let combiner = Combiner::new(core);
     let submitted = AtomicUsize::new(0);
     thread::scope(|scope| {

@@ -35,7 +35,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 const UNSAFE_MODULES: &[(&str, &str)] = &[];
 /// Limits that no test names yet, and why.
 const LIMITS_WITHOUT_A_TEST: &[(&str, &str)] = &[
-    ("SHORT_STRING_BYTES_MAX", "tested, as the 255 that the protocol says"),
     ("CONGESTION_PAUSE", "to be tested with a consumer slower than its publisher"),
     ("LOG_BACKLOG_BYTES_MAX", "to be tested with a log that stalls"),
 ];

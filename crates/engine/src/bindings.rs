@@ -7,7 +7,7 @@ use crate::bound::{Bindings, BoundTo};
 use crate::command::{Binding, Destination};
 use crate::effect::Reply;
 use crate::engine::Engine;
-use crate::exchange::{ExchangeId, Router, Target};
+use crate::exchange::{Exchange, ExchangeId, Router, Target};
 use crate::headers;
 use crate::refusal::Refusal;
 use crate::replies::is_made_up;
@@ -126,23 +126,36 @@ impl Engine {
         if !self.bound_to(target).is_some_and(|known| known.remove(bound)) {
             return false;
         }
-        self.unroute(vhost, target, bound);
+        if let Some((_, exchange)) = self.source(vhost, &bound.exchange) {
+            exchange.router.unbind(&bound.routing_key, &bound.arguments, target);
+            exchange.outgoing -= 1;
+        }
+        self.generation += 1;
         true
     }
 
-    /// Takes a binding that its far end has forgotten out of its exchange, and says which that is.
+    /// Takes the bindings of something that is gone out of their exchanges, and says which those
+    /// are.
     pub(crate) fn unroute(
         &mut self,
         vhost: usize,
         target: Target,
-        bound: &BoundTo,
-    ) -> Option<ExchangeId> {
-        let source = *self.vhosts[vhost].exchanges.get(&bound.exchange)?;
-        let exchange = self.exchanges.get_mut(&source)?;
-        exchange.router.unbind(&bound.routing_key, &bound.arguments, target);
-        exchange.outgoing -= 1;
+        bindings: &Bindings,
+    ) -> Vec<ExchangeId> {
+        let mut sources = Vec::new();
+        for (name, keys) in bindings.sources() {
+            // An exchange that is bound to itself goes with its bindings.
+            let Some((id, exchange)) = self.source(vhost, name) else { continue };
+            exchange.outgoing -= exchange.router.unbind_all(keys, target);
+            sources.push(id);
+        }
         self.generation += 1;
-        Some(source)
+        sources
+    }
+
+    fn source(&mut self, vhost: usize, name: &ShortString) -> Option<(ExchangeId, &mut Exchange)> {
+        let id = *self.vhosts[vhost].exchanges.get(name)?;
+        Some((id, self.exchanges.get_mut(&id)?))
     }
 
     /// What a queue or an exchange is bound to.

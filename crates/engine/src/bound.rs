@@ -13,10 +13,13 @@ pub(crate) struct BoundTo {
     pub(crate) arguments: FieldTable,
 }
 
+/// The bindings from one exchange to one far end: the arguments of those with each key.
+pub(crate) type Keys = BTreeMap<ShortString, Vec<FieldTable>>;
+
 /// The bindings of one far end. Exchange, key and arguments together tell one from another.
 #[derive(Debug, Default)]
 pub(crate) struct Bindings {
-    by_source: BTreeMap<ShortString, BTreeMap<ShortString, Vec<FieldTable>>>,
+    by_source: BTreeMap<ShortString, Keys>,
 }
 
 impl Bindings {
@@ -51,6 +54,11 @@ impl Bindings {
     /// Forgets all from one exchange.
     pub(crate) fn remove_source(&mut self, exchange: &ShortString) {
         self.by_source.remove(exchange);
+    }
+
+    /// All, by the exchange that they lead from.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (&ShortString, &Keys)> {
+        self.by_source.iter()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = BoundTo> {

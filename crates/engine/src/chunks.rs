@@ -12,7 +12,7 @@ use crate::queue::Entry;
 
 /// What an entry takes, in bytes: as much as on a lease, and again as much that is free when the
 /// ring it is in has just grown.
-const ENTRY_BYTES: usize = 2 * size_of::<(u64, Option<Lease>)>();
+pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(u64, Option<Lease>)>();
 
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use leveret_model::limits::DELETED_LETTERS_BYTES_MAX;
 use leveret_model::message::Past;
 use leveret_model::{
     Chunk, FieldTable, FieldValue, Message, Properties, QueueId, ShortString, Time,
@@ -74,25 +75,58 @@ impl Engine {
 
     /// Sends dead letters on their way, as many as the step may.
     pub(crate) fn bury(&mut self, step: &mut Step<'_>) {
-        self.bury_first(0, step);
+        if !self.dying.is_empty() {
+            let waiting = std::mem::take(&mut self.dying);
+            self.dying = self.send_letters(waiting, false, step);
+        }
     }
 
-    /// As [`Engine::bury`], but the first so many in any case.
-    pub(crate) fn bury_first(&mut self, mut count: usize, step: &mut Step<'_>) {
-        while !self.dying.is_empty() {
+    /// Sends these dead letters on their way, whatever that takes. Those that they cause wait
+    /// behind the others that there are.
+    pub(crate) fn bury_now(&mut self, letters: VecDeque<Dying>, step: &mut Step<'_>) {
+        let others = std::mem::take(&mut self.dying);
+        self.send_letters(letters, true, step);
+        let caused = std::mem::replace(&mut self.dying, others);
+        self.dying.extend(caused);
+    }
+
+    /// Sends the dead letters of a durable queue on their way that is about to be deleted: the log
+    /// forgets them with it.
+    pub(crate) fn bury_all_of(&mut self, id: QueueId, step: &mut Step<'_>) {
+        let mut bytes = 0;
+        let mut goes = |dying: &Dying| {
+            bytes += if dying.queue == id { dying.entry.bytes as usize } else { 0 };
+            dying.queue == id && bytes <= DELETED_LETTERS_BYTES_MAX
+        };
+        if self.dying.iter().any(|dying| dying.queue == id) {
+            let all = std::mem::take(&mut self.dying);
+            let (own, others) = all.into_iter().partition(&mut goes);
+            self.dying = others;
+            self.bury_now(own, step);
+        }
+    }
+
+    /// Sends letters on their way, in their order: all, or as many as the step may. Says which are
+    /// left.
+    fn send_letters(
+        &mut self,
+        mut waiting: VecDeque<Dying>,
+        all: bool,
+        step: &mut Step<'_>,
+    ) -> VecDeque<Dying> {
+        while !waiting.is_empty() {
             let mut chunk = Chunk::default();
             let mut letters = VecDeque::new();
             while chunk.content_len() < CHUNK_BYTES
-                && let Some(dying) = self.dying.front()
-                && (count > 0 || step.may_work(dying.entry.bytes as usize + LETTER_BYTES))
-                && let Some(dying) = self.dying.pop_front()
+                && let Some(dying) = waiting.front()
+                && (all || step.may_work(dying.entry.bytes as usize + LETTER_BYTES))
+                && let Some(dying) = waiting.pop_front()
             {
-                count = count.saturating_sub(1);
                 letters.push_back(self.write_letter(dying, &mut chunk, step.now));
             }
             if letters.is_empty() {
                 // The step has done its share.
-                return;
+                break;
             }
             let content = self.hold(chunk);
             for (index, letter) in (0..).zip(letters) {
@@ -100,7 +134,15 @@ impl Engine {
                 step.settled(letter.dying.queue, letter.dying.entry, &mut self.chunks);
             }
             self.chunks.release(content.slot, &mut step.effects.released);
+            if !all {
+                // What these cause goes first: were it last, as many could wait at a time as there
+                // are ways through all exchanges.
+                for dying in self.dying.drain(..).rev() {
+                    waiting.push_front(dying);
+                }
+            }
         }
+        waiting
     }
 
     /// Writes the message anew, with its history.

@@ -27,17 +27,22 @@ impl Engine {
         }
     }
 
-    /// Delivers from one queue what can be delivered, and ends what is too old then. A quorum queue
-    /// is held to its limit here, after its consumers have had their share.
+    /// Delivers from one queue what can be delivered, and ends what is too old then. A queue is
+    /// held to its limit here that a restart has given more, or that is a quorum queue: after its
+    /// consumers have had their share.
     pub(crate) fn dispatch(&mut self, id: QueueId, step: &mut Step<'_>) {
         while self.deliver(id, step) && self.expire_head(id, step) {}
         self.expire_head(id, step);
         let limited = |queue: &Queue| {
-            queue.settings.kind == Kind::Quorum && !queue.settings.rejects() && queue.over_limit()
+            let late = queue.settings.kind == Kind::Quorum || queue.excess;
+            late && !queue.settings.rejects() && queue.over_limit()
         };
         if self.queues.get(&id).is_some_and(limited) {
             self.trim(id, step);
             self.expire_head(id, step);
+        }
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.excess = false;
         }
     }
 
@@ -114,7 +119,7 @@ impl Engine {
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         let id = self.find_queue(number, queue, step)?;
-        self.expire_head(id, step);
+        self.expire_heads(id, step);
         self.touch(id, step.now);
         let queue = self.queues.get_mut(&id).expect("just found");
         if queue.settings.single_active && queue.settings.kind == Kind::Quorum {

@@ -7,6 +7,9 @@ use leveret_model::{Chunk, Lsn, SessionId, ShortString};
 use crate::command::Token;
 use crate::refusal::Refusal;
 
+/// What an outbound may keep in memory whatever it tells, in bytes.
+const COMPACT_BYTES: usize = 8 * 1024;
+
 /// The effects of one step. Reused from step to step; the runtime takes out what it carries out.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -238,5 +241,33 @@ impl Outbound {
     pub fn of(session: SessionId, items: Vec<Item>) -> Self {
         let chunks = Vec::new();
         Outbound { session, chunks, items, bytes: 0, after_log: false }
+    }
+
+    /// Copies the messages it speaks of into a chunk of their own, if it would keep much more in
+    /// memory than that: who is told may take a long time to listen.
+    pub fn compact(&mut self) {
+        let kept: usize = self.chunks.iter().map(|chunk| chunk.memory()).sum();
+        if kept <= 4 * self.bytes + COMPACT_BYTES {
+            return;
+        }
+        let mut own = Chunk::default();
+        let mut last = None;
+        for item in &mut self.items {
+            let (Item::Deliver { chunk, message, .. }
+            | Item::Got { chunk, message, .. }
+            | Item::Returned { chunk, message, .. }) = item
+            else {
+                continue;
+            };
+            let from = (*chunk, *message);
+            if last != Some(from) {
+                last = Some(from);
+                // It is part of what fits into chunks.
+                let _ = own.push(self.chunks[from.0 as usize].get(from.1));
+            }
+            (*chunk, *message) = (0, own.len() as u32 - 1);
+        }
+        own.shrink();
+        self.chunks = vec![Arc::new(own)];
     }
 }

@@ -1,11 +1,13 @@
 //! The engine: its state, its sessions and the step.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
 use leveret_model::{FieldTable, Lsn, QueueId, SessionId, ShortString, Time};
 use rustc_hash::FxHashMap;
+use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::chunks::Chunks;
 use crate::command::{Batch, Command, Operation, Outcome};
@@ -33,6 +35,9 @@ pub struct Engine {
     pub(crate) next_queue: u64,
     pub(crate) next_consumer: u64,
     next_publisher: u64,
+    /// What made-up names come from: whoever knows some cannot tell others.
+    names: SipHasher24,
+    named: u64,
     random: u64,
     /// Queues that may have something to deliver when the step ends.
     pub(crate) dirty: Vec<QueueId>,
@@ -103,9 +108,10 @@ pub struct QueueStatus {
 }
 
 impl Engine {
-    /// An engine with one empty virtual host `/`. The seed is for the names it makes up.
+    /// An engine with one empty virtual host `/`. The seed is for the names it makes up: nobody may
+    /// know it who must not guess them.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: [u8; 16]) -> Self {
         let mut engine = Engine {
             vhosts: vec![VHost::new(ShortString::from_static("/"))],
             exchanges: FxHashMap::default(),
@@ -118,7 +124,9 @@ impl Engine {
             next_queue: 1,
             next_consumer: 1,
             next_publisher: 1,
-            random: seed,
+            names: SipHasher24::new_with_key(&seed),
+            named: 0,
+            random: 0,
             dirty: Vec::new(),
             deadlines: BTreeSet::new(),
             dying: VecDeque::new(),
@@ -403,7 +411,10 @@ impl Engine {
     pub(crate) fn made_up_name(&mut self, prefix: &str) -> ShortString {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut bits = (u128::from(self.random()) << 64) | u128::from(self.random());
+        self.named += 1;
+        let mut hasher = self.names;
+        hasher.write_u64(self.named);
+        let mut bits = hasher.finish128().as_u128();
         let mut name = prefix.as_bytes().to_vec();
         for _ in 0..22 {
             name.push(ALPHABET[(bits & 63) as usize]);
@@ -412,7 +423,7 @@ impl Engine {
         ShortString::try_from(name.as_slice()).expect("a prefix and 22 bytes are short")
     }
 
-    /// splitmix64.
+    /// splitmix64: for what only has to be even.
     pub(crate) fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;

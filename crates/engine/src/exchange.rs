@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leveret_model::{FieldTable, QueueId, ShortString};
 
-use crate::bound::Bindings;
+use crate::bound::{Bindings, Keys};
 use crate::headers::Headers;
 use crate::topic::Topics;
 
@@ -92,6 +92,32 @@ impl Router {
         }
     }
 
+    /// Undoes all bindings of one target, and says how many they are. In one pass, where a router
+    /// does not find them by their keys: a target may be bound very often.
+    pub(crate) fn unbind_all(&mut self, keys: &Keys, target: Target) -> usize {
+        let count = keys.values().map(Vec::len).sum();
+        match self {
+            Router::Direct(by_key) => {
+                for (key, same) in keys {
+                    if let Some(targets) = by_key.get_mut(key) {
+                        remove_some(targets, same.len(), |each| *each == target);
+                        if targets.is_empty() {
+                            by_key.remove(key);
+                        }
+                    }
+                }
+            }
+            Router::Fanout(targets) => remove_some(targets, count, |each| *each == target),
+            Router::Topic(topics) => {
+                for (key, same) in keys {
+                    same.iter().for_each(|_| topics.remove(key.as_bytes(), target));
+                }
+            }
+            Router::Headers(headers) => headers.remove_all(count, target),
+        }
+        count
+    }
+
     /// Everything that is bound, once for each binding.
     pub(crate) fn targets(&self) -> Vec<Target> {
         match self {
@@ -105,7 +131,43 @@ impl Router {
 
 /// Removes one occurrence.
 pub(crate) fn remove_one(targets: &mut Vec<Target>, target: Target) {
-    if let Some(index) = targets.iter().position(|each| *each == target) {
-        targets.swap_remove(index);
+    remove_some(targets, 1, |each| *each == target);
+}
+
+/// Removes what is looked for, so many times, in one pass that ends with the last of them.
+pub(crate) fn remove_some<T>(all: &mut Vec<T>, mut count: usize, is: impl Fn(&T) -> bool) {
+    let mut index = 0;
+    while count > 0 && index < all.len() {
+        if is(&all[index]) {
+            all.swap_remove(index);
+            count -= 1;
+        } else {
+            index += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn many_are_removed_in_one_pass() {
+        for (count, left) in [(0, 1_000), (1, 999), (250, 750), (500, 500), (9_999, 500)] {
+            let mut all: Vec<u32> = (0..1_000).collect();
+            let looked = Cell::new(0);
+            remove_some(&mut all, count, |each| {
+                looked.set(looked.get() + 1);
+                each % 2 == 1
+            });
+            assert_eq!(all.len(), left, "{count} of 500");
+            assert_eq!(all.iter().filter(|each| *each % 2 == 0).count(), 500);
+            // The last one wanted may stand anywhere, but nothing is looked at twice.
+            assert!(looked.get() <= 1_000, "{count}: {} looks", looked.get());
+        }
+        let mut first = vec![7; 1_000];
+        remove_some(&mut first, 1, |_| true);
+        assert_eq!(first.len(), 999);
     }
 }

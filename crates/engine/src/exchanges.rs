@@ -145,10 +145,7 @@ impl Engine {
                 known.remove_source(&exchange.name);
             }
         }
-        let mut sources = Vec::new();
-        for bound in exchange.bound_to.iter() {
-            sources.extend(self.unroute(exchange.vhost, Target::Exchange(id), &bound));
-        }
+        let sources = self.unroute(exchange.vhost, Target::Exchange(id), &exchange.bound_to);
         Some((exchange, sources))
     }
 }

@@ -4,7 +4,7 @@ use leveret_model::{QueueId, Time};
 
 use crate::Reason;
 use crate::engine::Engine;
-use crate::queue::{Queue, mark_dirty};
+use crate::queue::{OVERHEAD_BYTES, Queue, mark_dirty};
 use crate::step::Step;
 
 impl Engine {
@@ -39,9 +39,10 @@ impl Engine {
     pub(crate) fn expire_head(&mut self, id: QueueId, step: &mut Step<'_>) -> bool {
         while let Some(queue) = self.queues.get_mut(&id)
             && queue.timed
-            && let Some(head) = queue.head().filter(|head| head.expires <= step.now)
+            && queue.head().is_some_and(|head| head.expires <= step.now)
         {
-            if !step.may_work(head.bytes as usize) {
+            // Only taken off the queue here.
+            if !step.may_work(OVERHEAD_BYTES) {
                 return false;
             }
             if let Some(entry) = queue.take(&self.chunks) {
@@ -49,6 +50,17 @@ impl Engine {
             }
         }
         true
+    }
+
+    /// As [`Engine::expire_head`], to the end: for whoever asks what the queue holds.
+    pub(crate) fn expire_heads(&mut self, id: QueueId, step: &mut Step<'_>) {
+        while let Some(queue) = self.queues.get_mut(&id)
+            && queue.timed
+            && queue.head().is_some_and(|head| head.expires <= step.now)
+            && let Some(entry) = queue.take(&self.chunks)
+        {
+            self.die(id, entry, Reason::Expired, step);
+        }
     }
 
     /// Has the queue looked at again when its head is too old, or the queue itself is.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use leveret_model::{FieldTable, FieldValue, ShortString};
 
-use crate::exchange::Target;
+use crate::exchange::{Target, remove_some};
 
 /// The argument of a binding that says how many headers must match.
 pub(crate) const MATCH: &str = "x-match";
@@ -85,9 +85,12 @@ impl Headers {
 
     pub(crate) fn remove(&mut self, arguments: &FieldTable, target: Target) {
         let same = |each: &Binding| each.target == target && each.arguments == *arguments;
-        if let Some(index) = self.bindings.iter().position(same) {
-            self.bindings.swap_remove(index);
-        }
+        remove_some(&mut self.bindings, 1, same);
+    }
+
+    /// Removes all bindings of a target, of which there are so many.
+    pub(crate) fn remove_all(&mut self, count: usize, target: Target) {
+        remove_some(&mut self.bindings, count, |each| each.target == target);
     }
 
     pub(crate) fn targets(&self) -> Vec<Target> {

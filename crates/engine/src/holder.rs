@@ -102,6 +102,9 @@ impl Holder {
 
     /// Has leases out again that were settled in a transaction.
     pub(crate) fn put_back(&mut self, settled: Vec<Settled>) {
+        if settled.is_empty() {
+            return;
+        }
         self.out += settled.len();
         self.leases.retain(|(_, lease)| lease.is_some());
         self.leases.extend(settled.into_iter().map(|each| (each.number, Some(each.lease))));

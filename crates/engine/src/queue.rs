@@ -78,6 +78,8 @@ pub(crate) struct Queue {
     pub(crate) exclusive_consumer: bool,
     /// Whether it is on the engine's list of queues to look at when the step ends.
     pub(crate) dirty: bool,
+    /// Whether a restart may have given it more than it may hold.
+    pub(crate) excess: bool,
     /// Whether any of its messages ever could become too old.
     pub(crate) timed: bool,
     /// When it was last of use to anyone, if it expires.
@@ -134,6 +136,7 @@ impl Queue {
             single: None,
             exclusive_consumer: false,
             dirty: false,
+            excess: false,
             timed: false,
             used: Time(0),
             deadline: Time::NEVER,

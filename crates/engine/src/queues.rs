@@ -25,10 +25,15 @@ impl Engine {
             return self.declare_replies(holder, &declare.name, declare.reply, step);
         }
         let id = match declare.passive {
-            true => self.find_named_queue(&declare.name, step)?,
+            true => {
+                let id = self.find_named_queue(&declare.name, step)?;
+                // Who declared it may still be waiting for the log.
+                self.after_log(step);
+                id
+            }
             false => self.ensure_queue(declare, step)?,
         };
-        self.expire_head(id, step);
+        self.expire_heads(id, step);
         // An answer is a use of a classic queue; that it was made is one of any.
         if declare.reply && self.queues[&id].settings.kind == Kind::Classic {
             self.touch(id, step.now);
@@ -139,7 +144,7 @@ impl Engine {
             }
             found => found?,
         };
-        self.expire_head(id, step);
+        self.expire_heads(id, step);
         let queue = &self.queues[&id];
         let vhost = &self.vhosts[queue.vhost].name;
         if queue.settings.kind == Kind::Quorum && (if_unused || if_empty) {
@@ -162,6 +167,9 @@ impl Engine {
 
     /// Deletes a queue with all that hangs on it, and tells the consumers it leaves behind.
     pub(crate) fn delete_queue(&mut self, id: QueueId, step: &mut Step<'_>) {
+        if self.queues.get(&id).is_some_and(|queue| queue.durable) {
+            self.bury_all_of(id, step);
+        }
         let Some((queue, sources)) = self.drop_queue(id, &mut step.effects.released) else {
             return;
         };
@@ -197,10 +205,7 @@ impl Engine {
         self.generation += 1;
         self.deadlines.remove(&(queue.deadline, id));
         self.vhosts[queue.vhost].queues.remove(&queue.name);
-        let mut sources = Vec::new();
-        for bound in queue.bindings.iter() {
-            sources.extend(self.unroute(queue.vhost, Target::Queue(id), &bound));
-        }
+        let sources = self.unroute(queue.vhost, Target::Queue(id), &queue.bindings);
         for entry in queue.drain() {
             self.chunks.release(entry.chunk, released);
         }
@@ -215,7 +220,7 @@ impl Engine {
         step: &mut Step<'_>,
     ) -> Result<u32, Refusal> {
         let id = self.find_queue(holder, name, step)?;
-        self.expire_head(id, step);
+        self.expire_heads(id, step);
         let Some(queue) = self.queues.get_mut(&id) else { return Ok(0) };
         let count = queue.ready_count();
         for entry in queue.drain() {

@@ -82,6 +82,7 @@ impl Engine {
             queue.restored(&self.chunks);
             queue.used = now;
             // What was out on leases may be more than a queue may hold.
+            queue.excess = queue.over_limit();
             mark_dirty(queue, &mut self.dirty);
         }
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();

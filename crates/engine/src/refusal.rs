@@ -129,6 +129,9 @@ pub enum Refusal {
     /// Header `CC` or `BCC` is no list of routing keys.
     #[error("invalid message: {{unacceptable_type_in_header,\"{0}\",{1}}}")]
     InvalidHeader(&'static str, &'static str),
+    /// Headers `CC` and `BCC` name more routing keys than one message may have.
+    #[error("invalid message: headers CC and BCC name more than {0} routing keys")]
+    TooManyKeys(usize),
     /// Only the consumer that has its turn may have messages.
     #[error(
         "cannot obtain access to locked queue '{0}' in vhost '{1}'. basic.get operations are not \
@@ -205,6 +208,7 @@ impl Refusal {
             | ServerNamed(..)
             | InvalidProperty { .. }
             | InvalidHeader(..)
+            | TooManyKeys(..)
             | UnknownExchangeType(..)
             | InUse(..)
             | NotEmpty(..)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use leveret_model::limits::{MORE_KEYS_MAX, SHORT_STRING_BYTES_MAX};
 use leveret_model::{Chunk, FieldTable, FieldValue, Message, Properties, QueueId, properties};
 
 use crate::engine::Engine;
@@ -35,8 +36,15 @@ impl Engine {
         if let Some(headers) = &mut properties.headers {
             keys.extend(more_keys(headers, "CC")?);
             keys.extend(more_keys(headers, "BCC")?);
-            // Those who get it must not learn of the others.
-            changed |= headers.remove("BCC").is_some();
+            // The key it was published with is one of them.
+            if keys.len() - 1 > MORE_KEYS_MAX {
+                return Err(Refusal::TooManyKeys(MORE_KEYS_MAX));
+            }
+            // Those who get it must not learn of the others, however often it names them.
+            let count = headers.len();
+            let all = std::mem::take(headers).into_iter();
+            *headers = all.filter(|(name, _)| *name != *"BCC").collect();
+            changed |= headers.len() < count;
         }
         if properties.reply_to.as_ref().is_some_and(|to| *to == REPLY_TO) {
             properties.reply_to = Some(self.reply_address(holder, step)?);
@@ -102,13 +110,14 @@ pub(crate) fn time_to_live(properties: &Properties) -> Option<u64> {
     properties::expiration(properties.expiration.as_ref()?.as_bytes()).ok()
 }
 
-/// The routing keys of header `CC` or `BCC`; what is no text among them counts for nothing.
+/// The routing keys of header `CC` or `BCC`; what cannot be one among them counts for nothing.
 pub(crate) fn more_keys(headers: &FieldTable, name: &'static str) -> Result<Vec<Vec<u8>>, Refusal> {
     match headers.get(name) {
         None => Ok(Vec::new()),
         Some(FieldValue::Array(keys)) => {
             let texts = keys.iter().filter_map(FieldValue::as_long_string);
-            Ok(texts.map(<[u8]>::to_vec).collect())
+            let short = texts.filter(|key| key.len() <= SHORT_STRING_BYTES_MAX);
+            Ok(short.map(<[u8]>::to_vec).collect())
         }
         Some(other) => Err(Refusal::InvalidHeader(name, other.type_name())),
     }

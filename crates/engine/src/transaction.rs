@@ -7,6 +7,7 @@ use std::ops::Range;
 use leveret_model::limits::TRANSACTION_BYTES_MAX;
 use leveret_model::{Chunk, QueueId};
 
+use crate::chunks::ENTRY_BYTES;
 use crate::command::Outcome;
 use crate::effect::Reply;
 use crate::engine::Engine;
@@ -53,7 +54,8 @@ impl Transaction {
     ) -> Result<usize, Refusal> {
         let first = self.chunk.len() as u32;
         let before = self.bytes;
-        self.bytes += size_of::<Kept>() + size_of_val(queues);
+        let entries = publication.messages.len() * queues.len();
+        self.bytes += size_of::<Kept>() + size_of_val(queues) + entries * ENTRY_BYTES;
         for message in publication.messages.clone() {
             let bytes = publication.content.chunk.message_len(message) + OVERHEAD_BYTES;
             let message = publication.content.chunk.get(message);
@@ -63,6 +65,10 @@ impl Transaction {
                 return Err(Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX));
             }
             self.bytes += bytes;
+        }
+        if self.bytes > TRANSACTION_BYTES_MAX {
+            self.bytes = before;
+            return Err(Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX));
         }
         self.published.push(Kept {
             messages: first..self.chunk.len() as u32,
@@ -110,26 +116,34 @@ impl Engine {
             self.enqueue(&publication, &kept.queues, step);
         }
         self.chunks.release(content.slot, &mut step.effects.released);
-        let waiting = std::mem::take(&mut self.dying);
+        let before = std::mem::take(&mut self.dying);
         for Settled { lease, outcome, .. } in transaction.settled {
             self.end_lease(number, lease, outcome, step);
         }
         self.wake_shared(number, step);
         // What a commit rejects is part of it, so these dead letters are not put off.
-        self.bury_first(self.dying.len(), step);
-        self.dying.extend(waiting);
+        let own = std::mem::replace(&mut self.dying, before);
+        self.bury_now(own, step);
         self.holder(step, number).transaction = Some(Box::default());
         self.after_log(step);
         self.reply(number, Reply::Committed, step);
         Ok(())
     }
 
-    /// All or nothing: a queue that would refuse one message refuses them all.
+    /// All or nothing: a queue that would refuse one message refuses them all. And not too much.
     fn check_room(
         &mut self,
         transaction: &Transaction,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
+        let rejected = |each: &&Settled| each.outcome == Outcome::Discard;
+        let letters = transaction.settled.iter().filter(rejected);
+        // They are written anew within the commit's step.
+        if letters.map(|each| each.lease.entry.bytes as usize).sum::<usize>()
+            > TRANSACTION_BYTES_MAX
+        {
+            return Err(Refusal::TransactionTooLarge(TRANSACTION_BYTES_MAX));
+        }
         let mut wanted: BTreeMap<QueueId, (u64, u64)> = BTreeMap::new();
         for kept in &transaction.published {
             for id in &kept.queues {

@@ -25,6 +25,9 @@ pub const UNFINISHED_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 /// Longest short string, in bytes (AMQP 0-9-1, 4.2.5.3): names, routing keys, consumer tags.
 pub const SHORT_STRING_BYTES_MAX: usize = 255;
+/// How many routing keys headers `CC` and `BCC` of one message may name. Each is a way to be
+/// looked up; RabbitMQ has no such limit.
+pub const MORE_KEYS_MAX: usize = 255;
 /// How deep tables and arrays may nest in each other. RabbitMQ has no such limit.
 pub const TABLE_DEPTH_MAX: usize = 64;
 /// How many bytes of deliveries a connection may have that its client has not taken yet.
@@ -61,6 +64,9 @@ pub const HTTP_HEADER_BYTES_MAX: usize = 16 * 1024;
 pub const HTTP_BODY_BYTES_MAX: u64 = 10_000_000;
 /// How much content one transaction may publish, in bytes.
 pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How many bytes of dead letters that are not on their way yet are sent there at once when their
+/// queue is deleted. Beyond that a crash at that moment loses them with the queue.
+pub const DELETED_LETTERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How much one step does of what nobody waits for: dead letters written anew and expired messages
 /// dropped, in bytes of content; what is left is for the next steps.
 pub const STEP_WORK_BYTES_MAX: usize = 1024 * 1024;

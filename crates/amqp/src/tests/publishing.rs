@@ -3,6 +3,7 @@
 use leveret_amqp_wire::method::{ExchangeBind, ExchangeUnbind, TxCommit, TxRollback, TxSelect};
 use leveret_broker::engine::Operation;
 use leveret_broker::engine::command::Destination;
+use leveret_model::limits::READ_BYTES_MAX;
 use leveret_model::{FieldValue, Properties};
 
 use super::*;
@@ -148,4 +149,56 @@ fn transactions_are_the_engines() {
         [Operation::SelectTransactions, Operation::Commit, Operation::Rollback]
     );
     assert!(wanted, "{asked:?}");
+}
+
+/// Takes out the first message of queue `q`; how long it is.
+fn take(client: &mut Client) -> usize {
+    let get = BasicGet { no_ack: true, queue: ShortString::from_static("q"), ticket: 0 };
+    match &client.say(1, get)[..] {
+        [Told::Method(Method::BasicGetOk(_)), Told::Body(body)] => body.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_large_message_does_not_stay_with_a_small_one() {
+    const LARGE: usize = 1024 * 1024;
+    for pieces in [false, true] {
+        let mut client = Client::new();
+        let before = client.broker.memory().used;
+        let large = match pieces {
+            // On a channel of its own, so that it ends between the small ones.
+            true => {
+                client.say(2, ChannelOpen::default());
+                client.send(&unfinished(2, &vec![1; LARGE - 1], 1));
+                let mut last = Vec::new();
+                write_body(&mut last, 2, &[1]);
+                last
+            }
+            false => message(1, &[0, 0], &vec![1; LARGE]),
+        };
+        let small = message(1, &[0, 0], b"s");
+        assert_eq!(client.send(&[&small, &large, &small].map(|each| &each[..]).concat()), []);
+        assert_eq!(client.broker.queues()[0].ready, 3);
+        assert_eq!([take(&mut client), take(&mut client)], [1, LARGE], "in their order");
+        let held = client.broker.memory().used - before;
+        assert!(held < LARGE / 10, "the last small one keeps {held} bytes");
+        assert_eq!(take(&mut client), 1);
+    }
+}
+
+#[test]
+fn messages_as_large_as_a_read_share_a_chunk_still() {
+    let others = b"\0\x01q".len() + [0, 0].len();
+    for (more, shared) in [(0, true), (1, false)] {
+        let mut client = Client::new();
+        let before = client.broker.memory().used;
+        let body = vec![1; READ_BYTES_MAX - others + more];
+        let small = message(1, &[0, 0], b"s");
+        client.send(&[message(1, &[0, 0], &body), small].concat());
+        assert_eq!(take(&mut client), body.len());
+        let held = client.broker.memory().used - before;
+        assert_eq!(held >= body.len(), shared, "{held} of {}", body.len());
+        assert_eq!(take(&mut client), 1);
+    }
 }

@@ -296,7 +296,7 @@ fn a_hundred_thousand_at_once_take_several_steps_each_of_them_bounded() {
         while left > 0 || world.ready("dead") < if letters { count as usize } else { 0 } {
             assert!(world.engine.deadline().is_some_and(|at| at <= world.now), "at once");
             world.step(0, Chunk::default(), Vec::new());
-            assert!(left - world.ready("q") <= STEP_WORK_BYTES_MAX / 84, "in one step");
+            assert!(left - world.ready("q") <= STEP_WORK_BYTES_MAX / 64, "in one step");
             assert!(world.log.last().unwrap().1.len() < 5 * STEP_WORK_BYTES_MAX);
             left = world.ready("q");
             steps += 1;
@@ -332,9 +332,8 @@ fn a_step_that_has_done_its_share_still_answers() {
 fn a_consumer_gets_what_is_fresh_behind_much_that_is_too_old() {
     let mut world = World::new();
     world.asks(1, queue("q"));
-    let body = "x".repeat(STEP_WORK_BYTES_MAX / 2);
-    for _ in 0..5 {
-        world.send("", "q", &expiring_in("10"), &body);
+    for _ in 0..STEP_WORK_BYTES_MAX / 64 + 1_000 {
+        world.send("", "q", &expiring_in("10"), "old");
     }
     world.publish("", "q", &["fresh"]);
     world.now = world.now.after(11);

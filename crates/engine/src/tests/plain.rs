@@ -93,6 +93,8 @@ struct Queue {
     /// In no order.
     ready: Vec<Entry>,
     next: u64,
+    /// Whether a crash has given it more than it may hold.
+    excess: bool,
     /// When it was last of use.
     used: u64,
     /// Of a queue with a single active consumer, that one.
@@ -304,6 +306,7 @@ impl Plain {
             queue.ready.retain(|entry| entry.durable);
             queue.ready.iter_mut().for_each(|entry| entry.attempts = 0);
             (queue.used, queue.single) = (now, None);
+            queue.excess = queue.over_limit(0, 0);
         }
         let mut exchanges = std::mem::take(&mut self.exchanges);
         exchanges.retain(|_, exchange| exchange.durable);

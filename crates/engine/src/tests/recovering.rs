@@ -18,7 +18,7 @@ pub(super) fn restored_at<'a>(
     log: impl IntoIterator<Item = &'a (Lsn, Vec<u8>)>,
     now: Time,
 ) -> Engine {
-    let mut engine = Engine::new(8);
+    let mut engine = Engine::new([8; 16]);
     for (address, records) in log {
         engine.restore(*address, records).unwrap();
     }

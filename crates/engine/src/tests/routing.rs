@@ -4,6 +4,8 @@ use super::tools::*;
 use super::world::*;
 use crate::Operation;
 use crate::command::{Binding, DeclareExchange};
+use crate::refusal::{Class, Refusal};
+use leveret_model::limits::{MORE_KEYS_MAX, SHORT_STRING_BYTES_MAX};
 use leveret_model::properties::Properties;
 use leveret_model::{FieldTable, FieldValue};
 
@@ -300,6 +302,60 @@ fn copies_must_be_lists() {
     let both = [("BCC", 1.into()), ("CC", 1.into())];
     let told = world.send("", "q", &with_headers(&both), "m");
     assert!(told[0].contains("\"CC\""), "{told:?}");
+}
+
+#[test]
+fn what_is_too_long_for_a_routing_key_is_none() {
+    let key = |len: usize| format!("{}.tail", "x".repeat(len - 5));
+    for (len, expected) in [(SHORT_STRING_BYTES_MAX, 1), (SHORT_STRING_BYTES_MAX + 1, 0)] {
+        let mut world = world(&[], &["tail"]);
+        world.asks(1, binding("tail", "amq.topic", "#.tail"));
+        for header in ["CC", "BCC"] {
+            let sent = with_headers(&[(header, texts(&[&key(len)]))]);
+            assert_eq!(world.send("amq.topic", "k", &sent, "m"), [""; 0]);
+            assert_eq!(world.bodies("tail").len(), expected, "{header} of {len}");
+        }
+        // Nor for a dead letter.
+        world.asks(1, queue_with("k", &[("x-dead-letter-exchange", "amq.topic".into())]));
+        let headers = with_headers(&[("CC", texts(&[&key(len)]))]);
+        world.send("", "k", &Properties { expiration: Some(name("5")), ..headers }, "m");
+        world.tick(5);
+        assert_eq!((world.ready("k"), world.ready("tail")), (0, expected), "of {len}");
+    }
+}
+
+#[test]
+fn a_message_names_a_bounded_number_of_routing_keys() {
+    let many = |count| texts(&vec!["q"; count]);
+    let refused = [format!(
+        "refused: invalid message: headers CC and BCC name more than {MORE_KEYS_MAX} routing keys"
+    )];
+    let cases = [
+        (MORE_KEYS_MAX, 0, true),
+        (0, MORE_KEYS_MAX, true),
+        (MORE_KEYS_MAX - 7, 7, true),
+        (MORE_KEYS_MAX + 1, 0, false),
+        (0, MORE_KEYS_MAX + 1, false),
+        (MORE_KEYS_MAX - 7, 8, false),
+    ];
+    for (cc, bcc, fits) in cases {
+        let mut world = world(&[], &["q"]);
+        let sent = with_headers(&[("CC", many(cc)), ("BCC", many(bcc))]);
+        let told = world.send("", "", &sent, "m");
+        assert_eq!((told.is_empty(), world.ready("q")), (fits, usize::from(fits)), "{cc} {bcc}");
+        assert!(fits || told == refused, "{told:?}");
+    }
+    assert_eq!(Refusal::TooManyKeys(1).class(), Class::Precondition);
+}
+
+#[test]
+fn blind_copies_named_twice_are_seen_by_nobody() {
+    let mut world = world(&[], &["q"]);
+    let blind = |key| ("BCC", texts(&[key]));
+    let headers = [blind("q"), ("a", 1.into()), blind("secret"), blind("third")];
+    world.send("", "k", &with_headers(&headers), "m");
+    let seen = world.drain("q").remove(0);
+    assert_eq!(seen.properties.headers, Some(table(&headers[1..2])));
 }
 
 #[test]

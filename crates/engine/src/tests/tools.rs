@@ -198,7 +198,7 @@ impl World {
 
     /// The same after a crash: what the log says, and the sessions connected anew.
     pub(super) fn restart(&self) -> World {
-        let mut engine = Engine::new(9);
+        let mut engine = Engine::new([9; 16]);
         for (address, records) in &self.log {
             engine.restore(*address, records).unwrap();
         }

@@ -176,7 +176,7 @@ impl World {
     /// An engine with nobody connected.
     pub(super) fn empty() -> World {
         World {
-            engine: Engine::new(7),
+            engine: Engine::new([7; 16]),
             log: Vec::new(),
             end: Lsn(64),
             now: Time(1_000_000),

@@ -142,7 +142,8 @@ impl Plain {
                 let Some(queue) = self.queues.get(id) else { continue };
                 let Some(head) = queue.head() else { continue };
                 let takers = self.takers(*id);
-                let drops = queue.spec.quorum && !queue.spec.rejects() && queue.over_limit(0, 0);
+                let late = queue.spec.quorum || queue.excess;
+                let drops = late && !queue.spec.rejects() && queue.over_limit(0, 0);
                 if takers.is_empty() || head.expires.is_some_and(|at| at < self.now) {
                     let old = head.expires.filter(|at| *at <= self.now);
                     if old.is_some() || drops {

@@ -241,12 +241,17 @@ impl Plain {
     /// Sends dead letters on their way.
     pub(in crate::tests) fn bury(&mut self) {
         while let Some(dying) = self.dying.pop_front() {
-            let dead = dying.letter.dead(&dying, self.now);
-            let mut targets = self.route(&dead);
-            if dying.reason != "rejected" {
-                targets.retain(|id| !dead.goes_round(self.queues[id].spec.name));
-            }
-            self.enqueue(None, (Rc::new(dead), targets, false));
+            self.send_letter(&dying);
         }
+    }
+
+    /// Sends one dead letter on its way.
+    pub(super) fn send_letter(&mut self, dying: &Dying) {
+        let dead = dying.letter.dead(dying, self.now);
+        let mut targets = self.route(&dead);
+        if dying.reason != "rejected" {
+            targets.retain(|id| !dead.goes_round(self.queues[id].spec.name));
+        }
+        self.enqueue(None, (Rc::new(dead), targets, false));
     }
 }

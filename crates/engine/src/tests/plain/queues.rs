@@ -123,7 +123,8 @@ impl Plain {
             None => {
                 self.last_queue += 1;
                 let (spec, used) = (Rc::clone(spec), self.now);
-                let queue = Queue { spec, owner, ready: Vec::new(), next: 0, used, single: None };
+                let (ready, excess) = (Vec::new(), false);
+                let queue = Queue { spec, owner, ready, next: 0, excess, used, single: None };
                 self.queues.insert(self.last_queue, queue);
                 self.last_queue
             }

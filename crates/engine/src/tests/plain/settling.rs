@@ -137,8 +137,8 @@ impl Plain {
         // What it rejects is dead-lettered with it, before what its publishing has ended.
         let waiting = std::mem::take(&mut self.dying);
         settled.into_iter().for_each(|(_, lease, outcome)| self.end_lease(lease, outcome));
-        self.bury();
-        self.dying.extend(waiting);
+        let own = std::mem::replace(&mut self.dying, waiting);
+        own.iter().for_each(|dying| self.send_letter(dying));
         self.tell(who.0, "Committed");
         Ok(())
     }
