@@ -106,6 +106,7 @@ impl Connection {
     }
 
     /// Adds a whole message to the batch.
+    #[inline]
     fn add(
         &mut self,
         holder: u16,

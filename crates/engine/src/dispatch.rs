@@ -65,6 +65,8 @@ impl Engine {
             let holder = session.holders.get_mut(&consumer.holder).expect("consumers have one");
             let mut outstanding = session.outstanding;
             let mut turn = 0;
+            // The slot of the last message, and what it is called there.
+            let mut named: Option<(u32, u32)> = None;
             while turn < turns {
                 let full = outstanding >= SESSION_OUTPUT_BYTES_MAX;
                 if full || !has_room(consumer, holder) {
@@ -80,7 +82,11 @@ impl Engine {
                 let Some(entry) = queue.take(&self.chunks) else { break };
                 turn += 1;
                 let outbound = &mut step.effects.outbound[session.told.1];
-                let chunk = outbound.chunk(entry.chunk, &self.chunks);
+                let chunk = match named {
+                    Some((slot, chunk)) if slot == entry.chunk => chunk,
+                    _ => outbound.chunk(entry.chunk, &self.chunks),
+                };
+                named = Some((entry.chunk, chunk));
                 outbound.bytes += entry.bytes as usize;
                 outstanding += entry.bytes as usize;
                 let lease = lease(consumer_id, consumer, holder, entry);

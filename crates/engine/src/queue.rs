@@ -102,11 +102,12 @@ impl Lane {
         self.returned.values().next().or_else(|| self.fresh.front())
     }
 
+    #[inline]
     fn take(&mut self) -> Option<Entry> {
-        match self.returned.pop_first() {
-            Some((_, entry)) => Some(entry),
-            None => self.fresh.pop_front(),
+        if self.returned.is_empty() {
+            return self.fresh.pop_front();
         }
+        self.returned.pop_first().map(|(_, entry)| entry)
     }
 }
 
@@ -160,6 +161,7 @@ impl Queue {
     }
 
     /// Appends a message, and gives it its position.
+    #[inline]
     pub(crate) fn push(&mut self, mut entry: Entry, chunks: &Chunks) {
         entry.position = self.next;
         self.next = entry.position.next();
@@ -174,6 +176,7 @@ impl Queue {
     }
 
     /// Takes the first ready message.
+    #[inline]
     pub(crate) fn take(&mut self, chunks: &Chunks) -> Option<Entry> {
         let entry = loop {
             match self.lanes[self.top].take() {
@@ -254,6 +257,7 @@ impl Queue {
     }
 
     /// Lanes are by priority; there are as many as the queue was declared with.
+    #[inline]
     fn lane(&self, entry: &Entry) -> usize {
         usize::from(entry.priority).min(self.lanes.len() - 1)
     }
@@ -263,6 +267,7 @@ impl Queue {
         self.settings.max_bytes.map_or(0, |_| chunks.body_len(entry))
     }
 
+    #[inline]
     fn count(&mut self, entry: &Entry) {
         self.ready += 1;
         self.timed |= entry.expires != Time::NEVER;
@@ -270,6 +275,7 @@ impl Queue {
         self.top = self.top.max(self.lane(entry));
     }
 
+    #[inline]
     fn uncount(&mut self, entry: &Entry) {
         self.ready -= 1;
         self.ready_bytes -= u64::from(entry.bytes);
