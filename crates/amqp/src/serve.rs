@@ -145,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         buffers.outbound.clear();
         ready!(session.poll_outbound(cx, &mut buffers.outbound));
         let mut output = std::mem::take(&mut buffers.output);
+        output.reserve(buffers.outbound.iter().map(|outbound| outbound.bytes).sum());
         for outbound in buffers.outbound.drain(..) {
             self.taken += outbound.bytes;
             self.connection.tell(&outbound, &mut output);
@@ -175,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     Poll::Ready(Ok(n)) => written += n,
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => {
-                        self.unwritten.extend_from_slice(&output[written..]);
+                        self.keep(&mut output, written);
                         break;
                     }
                 }
@@ -187,6 +188,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             buffers.output = output;
         }
         Ok(())
+    }
+
+    /// Keeps what the socket has not taken of `output`: a copy, if that is the smaller part of the
+    /// memory it takes.
+    fn keep(&mut self, output: &mut Vec<u8>, written: usize) {
+        if (output.len() - written) * 2 < output.capacity() {
+            self.unwritten.extend_from_slice(&output[written..]);
+        } else {
+            std::mem::swap(&mut self.unwritten, output);
+            self.written = written;
+        }
     }
 
     /// Writes what the socket did not take before.
@@ -258,8 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if read == 0 && !kept {
             let expected =
                 matches!(self.connection.phase, Phase::Leaving | Phase::Closing | Phase::Refused);
-            self.connection.phase = Phase::Closed;
-            self.unwritten.clear();
+            self.give_up();
             let gone = io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the client went away without closing the connection",

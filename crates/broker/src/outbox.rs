@@ -45,8 +45,8 @@ impl Outbox {
         self.lock().waker.take()
     }
 
-    /// Moves what may be told to `into`, not much more than [`SESSION_OUTPUT_BYTES_MAX`] at a
-    /// time; pending if there is nothing.
+    /// Moves what may be told to `into`, not more than [`SESSION_OUTPUT_BYTES_MAX`] at a time or
+    /// one entry; pending if there is nothing.
     pub(crate) fn poll(
         &self,
         cx: &mut Context<'_>,
@@ -58,14 +58,16 @@ impl Outbox {
         let mut bytes = 0;
         // Read under the lock: who makes it durable looks for a waker after that.
         let durable = durable();
-        while let Some((after, _)) = inner.queue.front()
+        while let Some((after, next)) = inner.queue.front()
             && *after <= durable
-            && bytes < SESSION_OUTPUT_BYTES_MAX
         {
-            let Some((_, outbound)) = inner.queue.pop_front() else { break };
-            inner.bytes -= cost(&outbound);
-            bytes += cost(&outbound);
-            into.push(outbound);
+            let cost = cost(next);
+            if bytes > 0 && bytes + cost > SESSION_OUTPUT_BYTES_MAX {
+                break;
+            }
+            bytes += cost;
+            inner.bytes -= cost;
+            into.extend(inner.queue.pop_front().map(|(_, outbound)| outbound));
         }
         if into.len() > before {
             return Poll::Ready(());
