@@ -258,7 +258,11 @@ impl Engine {
             }
             Record::Bind(binding) => self.restore_binding(binding, true)?,
             Record::Unbind(binding) => self.restore_binding(binding, false)?,
-            Record::Publish { .. } | Record::Settle { .. } => {}
+            Record::Publish { .. }
+            | Record::Settle { .. }
+            | Record::Pack(_)
+            | Record::Extent(_)
+            | Record::Delivered { .. } => {}
         }
         Ok(())
     }

@@ -30,6 +30,11 @@ id! {
     QueueId(u64)
 }
 id! {
+    /// A pack: a file of messages that are kept out of the log. Never given twice in a data
+    /// directory.
+    PackId(u64)
+}
+id! {
     /// One client connection, unique for the life of the process.
     SessionId(u64)
 }

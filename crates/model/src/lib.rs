@@ -4,11 +4,13 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod positions;
 pub mod properties;
 pub mod table;
 
-pub use ids::{Lsn, Position, QueueId, SessionId, Time};
+pub use ids::{Lsn, PackId, Position, QueueId, SessionId, Time};
 pub use message::{Chunk, Message};
 pub use name::ShortString;
+pub use positions::PositionSet;
 pub use properties::Properties;
 pub use table::{FieldTable, FieldValue};

@@ -19,9 +19,11 @@ mod write;
 
 pub use read::{RecordError, Records, Targets};
 pub use record::{
-    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, Record,
+    BindingDefinition, Destination, ExchangeDefinition, ExtentDefinition, Origin, PackDefinition,
+    QueueDefinition, Record,
 };
 pub use write::{
     write_bind, write_declare_exchange, write_declare_queue, write_delete_exchange,
-    write_delete_queue, write_publish, write_settle, write_unbind,
+    write_delete_queue, write_delivered, write_extent, write_pack, write_publish, write_settle,
+    write_unbind,
 };

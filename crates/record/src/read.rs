@@ -4,13 +4,16 @@
 use std::fmt;
 
 use leveret_model::message::Past;
-use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
+use leveret_model::{FieldTable, Lsn, Message, PackId, Position, QueueId, ShortString, Time};
 
 use crate::record::{
-    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, Record,
-    destination, flag, kind,
+    BindingDefinition, Destination, ExchangeDefinition, ExtentDefinition, Origin, PackDefinition,
+    QueueDefinition, Record, destination, flag, kind,
 };
 use crate::varint;
+
+/// No pack has room for more messages: it is smaller than 4 GiB, and no record than eight bytes.
+const PACK_MESSAGES_MAX: u64 = 1 << 29;
 
 /// The records of a run of bytes, each with its offset from the first of them.
 ///
@@ -82,6 +85,9 @@ impl<'a> Records<'a> {
             kind::DELETE_QUEUE => body.queue_id().map(|id| Record::DeleteQueue { id }),
             kind::BIND => body.binding().map(Record::Bind),
             kind::UNBIND => body.binding().map(Record::Unbind),
+            kind::PACK => body.pack().map(Record::Pack),
+            kind::EXTENT => body.extent().map(Record::Extent),
+            kind::DELIVERED => body.delivered(),
             _ => return Err(RecordError::UnknownType { offset, kind }),
         };
         match record {
@@ -232,6 +238,40 @@ impl<'a> Body<'a> {
             destination::EXCHANGE => self.name().map(Destination::Exchange),
             _ => None,
         }
+    }
+
+    fn pack(&mut self) -> Option<PackDefinition> {
+        let id = PackId(self.number()?);
+        let end = Lsn(self.number()?);
+        let mut replaces = Vec::new();
+        while !self.0.is_empty() {
+            replaces.push(PackId(self.number()?));
+        }
+        Some(PackDefinition { id, end, replaces })
+    }
+
+    fn extent(&mut self) -> Option<ExtentDefinition> {
+        let flags = self.flags(flag::TIMED)?;
+        let (pack, queue, priority) = (PackId(self.number()?), self.queue_id()?, self.byte()?);
+        let expires = match flags {
+            0 => None,
+            _ => Some(Time(self.number()?)),
+        };
+        let body_bytes = self.number()?;
+        let mut runs = Vec::new();
+        let (mut end, mut all) = (0_u64, 0_u64);
+        while !self.0.is_empty() {
+            let first = end.checked_add(self.number()?)?;
+            let count = self.number().filter(|count| *count > 0)?;
+            end = first.checked_add(count)?;
+            all = all.checked_add(count).filter(|all| *all <= PACK_MESSAGES_MAX)?;
+            runs.push((Position(first), count));
+        }
+        Some(ExtentDefinition { pack, queue, priority, expires, body_bytes, runs })
+    }
+
+    fn delivered(&mut self) -> Option<Record<'a>> {
+        Some(Record::Delivered { queue: self.queue_id()?, below: Position(self.number()?) })
     }
 
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {

@@ -1,7 +1,7 @@
 //! What can be written to the log.
 
 use leveret_model::message::Past;
-use leveret_model::{FieldTable, Message, Position, QueueId, ShortString, Time};
+use leveret_model::{FieldTable, Lsn, Message, PackId, Position, QueueId, ShortString, Time};
 
 use crate::read::Targets;
 
@@ -46,6 +46,18 @@ pub enum Record<'a> {
     Bind(BindingDefinition),
     /// A binding is gone.
     Unbind(BindingDefinition),
+    /// A pack holds messages from now on: those of the [`Record::Extent`]s that name it and come
+    /// behind this, and no others.
+    Pack(PackDefinition),
+    /// Messages of one queue that a pack holds, now or still.
+    Extent(ExtentDefinition),
+    /// Messages of a queue below a position may have been delivered.
+    Delivered {
+        /// The queue.
+        queue: QueueId,
+        /// The position.
+        below: Position,
+    },
 }
 
 /// How a message came to be published, where that matters later.
@@ -107,6 +119,35 @@ pub struct BindingDefinition {
     pub arguments: FieldTable,
 }
 
+/// A pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackDefinition {
+    /// What it is called.
+    pub id: PackId,
+    /// Where the part of the log ended that it was made of; zero if it was made of other packs. A
+    /// replay that begins before that finds its messages in the log, and has no need of it.
+    pub end: Lsn,
+    /// The packs whose place it takes.
+    pub replaces: Vec<PackId>,
+}
+
+/// Messages of one queue that a pack holds and that are not settled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExtentDefinition {
+    /// The pack.
+    pub pack: PackId,
+    /// The queue.
+    pub queue: QueueId,
+    /// Their priority in the queue.
+    pub priority: u8,
+    /// The earliest moment at which one of them is too old.
+    pub expires: Option<Time>,
+    /// How many bytes their bodies have.
+    pub body_bytes: u64,
+    /// Their positions: runs in order that do not touch, of at least one position each.
+    pub runs: Vec<(Position, u64)>,
+}
+
 /// The far end of a binding.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Destination {
@@ -126,6 +167,9 @@ pub(crate) mod kind {
     pub(crate) const DELETE_QUEUE: u8 = 6;
     pub(crate) const BIND: u8 = 7;
     pub(crate) const UNBIND: u8 = 8;
+    pub(crate) const PACK: u8 = 9;
+    pub(crate) const EXTENT: u8 = 10;
+    pub(crate) const DELIVERED: u8 = 11;
 }
 
 /// Bits of the flag bytes in record bodies.

@@ -1,5 +1,7 @@
 use leveret_model::message::Past;
-use leveret_model::{FieldTable, FieldValue, Message, Position, QueueId, ShortString, Time};
+use leveret_model::{
+    FieldTable, FieldValue, Lsn, Message, PackId, Position, QueueId, ShortString, Time,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -79,6 +81,31 @@ enum Owned {
     DeleteQueue(QueueId),
     Bind(BindingDefinition),
     Unbind(BindingDefinition),
+    Pack(PackDefinition),
+    Extent(ExtentDefinition),
+    Delivered(QueueId, Position),
+}
+
+fn pack() -> impl Strategy<Value = PackDefinition> {
+    (any::<u64>(), any::<u64>(), vec(any::<u64>(), 0..4)).prop_map(|(id, end, replaces)| {
+        let replaces = replaces.into_iter().map(PackId).collect();
+        PackDefinition { id: PackId(id), end: Lsn(end), replaces }
+    })
+}
+
+fn extent() -> impl Strategy<Value = ExtentDefinition> {
+    let runs = vec((1..1_u64 << 40, 1..1_u64 << 20), 0..5);
+    let rest = (any::<u64>(), any::<u64>(), any::<u8>(), any::<Option<u64>>(), any::<u64>());
+    (rest, runs).prop_map(|((pack, queue, priority, expires, body_bytes), gaps)| {
+        let mut end = 0;
+        let mut runs = Vec::new();
+        for (gap, count) in gaps {
+            runs.push((Position(end + gap), count));
+            end += gap + count;
+        }
+        let (pack, queue, expires) = (PackId(pack), QueueId(queue), expires.map(Time));
+        ExtentDefinition { pack, queue, priority, expires, body_bytes, runs }
+    })
 }
 
 fn publish() -> impl Strategy<Value = Owned> {
@@ -112,6 +139,9 @@ fn record() -> impl Strategy<Value = Owned> {
         any::<u64>().prop_map(|id| Owned::DeleteQueue(QueueId(id))),
         binding().prop_map(Owned::Bind),
         binding().prop_map(Owned::Unbind),
+        pack().prop_map(Owned::Pack),
+        extent().prop_map(Owned::Extent),
+        any::<(u64, u64)>().prop_map(|(queue, p)| Owned::Delivered(QueueId(queue), Position(p))),
     ]
 }
 
@@ -137,6 +167,9 @@ fn write(out: &mut Vec<u8>, record: &Owned) {
         Owned::DeleteQueue(id) => write_delete_queue(out, *id),
         Owned::Bind(binding) => write_bind(out, binding),
         Owned::Unbind(binding) => write_unbind(out, binding),
+        Owned::Pack(pack) => write_pack(out, pack),
+        Owned::Extent(extent) => write_extent(out, extent),
+        Owned::Delivered(queue, below) => write_delivered(out, *queue, *below),
     }
 }
 
@@ -161,6 +194,9 @@ fn same(read: &Record<'_>, written: &Owned) -> bool {
         }
         (Record::DeclareQueue(a), Owned::DeclareQueue(b)) => a == b,
         (Record::DeleteQueue { id }, Owned::DeleteQueue(b)) => id == b,
+        (Record::Pack(a), Owned::Pack(b)) => a == b,
+        (Record::Extent(a), Owned::Extent(b)) => a == b,
+        (Record::Delivered { queue, below }, Owned::Delivered(q, p)) => (queue, below) == (q, p),
         (Record::Bind(a), Owned::Bind(b)) | (Record::Unbind(a), Owned::Unbind(b)) => a == b,
         _ => false,
     }
@@ -201,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bodies_never_panic(kind in 0_u8..12, body in vec(any::<u8>(), 0..120)) {
+    fn arbitrary_bodies_never_panic(kind in 0_u8..14, body in vec(any::<u8>(), 0..120)) {
         let mut bytes = vec![kind, body.len() as u8];
         bytes.extend(body);
         drain(&bytes);
@@ -255,6 +291,17 @@ fn a_settled_run_is_never_empty_and_never_wraps() {
     }
 }
 
+#[test]
+fn an_extent_holds_no_more_than_a_pack() {
+    let runs = vec![(Position(1), 1 << 29), (Position(1 << 40), 1)];
+    let (pack, queue) = (PackId(1), QueueId(1));
+    let extent = ExtentDefinition { pack, queue, priority: 0, expires: None, body_bytes: 0, runs };
+    let mut bytes = Vec::new();
+    write_extent(&mut bytes, &extent);
+    let read: Vec<_> = Records::new(&bytes).collect();
+    assert_eq!(read, [Err(RecordError::Malformed { offset: 0, kind: 10 })]);
+}
+
 /// The bytes themselves: a change here is a new format version.
 #[test]
 fn the_format_is_pinned() {
@@ -266,4 +313,18 @@ fn the_format_is_pinned() {
     write_settle(&mut bytes, QueueId(3), Position(300), 2);
     let publish = [1, 17, 1, 6, 2, 1, 3, 0xac, 2, 1, b'x', 3, b'k', b'e', b'y', 0, 0, b'h', b'i'];
     assert_eq!(bytes, [&publish[..], &[2, 4, 3, 0xac, 2, 2]].concat());
+
+    let mut bytes = Vec::new();
+    write_pack(
+        &mut bytes,
+        &PackDefinition { id: PackId(7), end: Lsn(300), replaces: vec![PackId(5)] },
+    );
+    let runs = vec![(Position(300), 2), (Position(310), 1)];
+    let (pack, queue, expires) = (PackId(7), QueueId(3), Some(Time(9)));
+    let extent = ExtentDefinition { pack, queue, priority: 4, expires, body_bytes: 8, runs };
+    write_extent(&mut bytes, &extent);
+    write_delivered(&mut bytes, QueueId(3), Position(300));
+    let pack = [9, 4, 7, 0xac, 2, 5];
+    let extent = [10, 11, 2, 7, 3, 4, 9, 8, 0xac, 2, 2, 8, 1];
+    assert_eq!(bytes, [&pack[..], &extent, &[11, 3, 3, 0xac, 2]].concat());
 }

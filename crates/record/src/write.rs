@@ -4,8 +4,8 @@ use leveret_model::message::Past;
 use leveret_model::{FieldTable, Message, Position, QueueId, ShortString};
 
 use crate::record::{
-    BindingDefinition, Destination, ExchangeDefinition, Origin, QueueDefinition, destination, flag,
-    kind,
+    BindingDefinition, Destination, ExchangeDefinition, ExtentDefinition, Origin, PackDefinition,
+    QueueDefinition, destination, flag, kind,
 };
 use crate::varint;
 
@@ -107,6 +107,47 @@ pub fn write_bind(out: &mut Vec<u8>, binding: &BindingDefinition) {
 /// A binding is gone.
 pub fn write_unbind(out: &mut Vec<u8>, binding: &BindingDefinition) {
     write_binding(out, kind::UNBIND, binding);
+}
+
+/// A pack holds messages from now on.
+pub fn write_pack(out: &mut Vec<u8>, pack: &PackDefinition) {
+    let mut body = Vec::new();
+    varint::write(&mut body, pack.id.0);
+    varint::write(&mut body, pack.end.0);
+    for replaced in &pack.replaces {
+        varint::write(&mut body, replaced.0);
+    }
+    begin(out, kind::PACK, body.len());
+    out.extend_from_slice(&body);
+}
+
+/// A pack holds these messages of a queue.
+pub fn write_extent(out: &mut Vec<u8>, extent: &ExtentDefinition) {
+    let mut body = Vec::new();
+    body.push(if extent.expires.is_some() { flag::TIMED } else { 0 });
+    varint::write(&mut body, extent.pack.0);
+    varint::write(&mut body, extent.queue.0);
+    body.push(extent.priority);
+    if let Some(time) = extent.expires {
+        varint::write(&mut body, time.0);
+    }
+    varint::write(&mut body, extent.body_bytes);
+    let mut end = 0;
+    for (first, count) in &extent.runs {
+        debug_assert!(*count > 0 && first.0 >= end);
+        varint::write(&mut body, first.0 - end);
+        varint::write(&mut body, *count);
+        end = first.0 + count;
+    }
+    begin(out, kind::EXTENT, body.len());
+    out.extend_from_slice(&body);
+}
+
+/// Messages of `queue` below a position may have been delivered.
+pub fn write_delivered(out: &mut Vec<u8>, queue: QueueId, below: Position) {
+    begin(out, kind::DELIVERED, varint::len(queue.0) + varint::len(below.0));
+    varint::write(out, queue.0);
+    varint::write(out, below.0);
 }
 
 fn write_binding(out: &mut Vec<u8>, kind: u8, binding: &BindingDefinition) {
