@@ -10,7 +10,7 @@ use leveret_amqp_wire::method::{
 use leveret_amqp_wire::{ContentHeader, Method, frame};
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Options, User};
-use leveret_model::limits::{CHANNEL_MAX, FRAME_MAX_BYTES};
+use leveret_model::limits::{CHANNEL_MAX, FRAME_MAX_BYTES, SEGMENT_BYTES_MIN};
 use leveret_model::{Chunk, FieldTable, FieldValue, ShortString};
 
 use crate::connection::{Connection, Phase};
@@ -28,7 +28,13 @@ const PATIENCE: usize = 3;
 #[must_use]
 pub fn options(data_dir: std::path::PathBuf) -> Options {
     let user = User { name: "u".into(), password: "p".into(), loopback_only: true };
-    Options { data_dir, users: vec![user], memory_max: MEMORY_MAX }
+    Options {
+        data_dir,
+        users: vec![user],
+        memory_max: MEMORY_MAX,
+        memory_target: MEMORY_MAX,
+        segment_bytes: SEGMENT_BYTES_MIN,
+    }
 }
 
 /// Has clients do what `data` says.

@@ -13,7 +13,7 @@ use leveret_amqp_wire::method::{
 use leveret_amqp_wire::{ContentHeader, Method, frame, write_content};
 use leveret_broker::engine::{Item, Outbound};
 use leveret_broker::{Broker, Options, User};
-use leveret_model::limits::{BATCH_BYTES_MAX, CHANNEL_MAX, FRAME_MAX_BYTES};
+use leveret_model::limits::{BATCH_BYTES_MAX, CHANNEL_MAX, FRAME_MAX_BYTES, SEGMENT_BYTES_MIN};
 use leveret_model::{FieldTable, SessionId, ShortString};
 use tempfile::TempDir;
 
@@ -51,7 +51,14 @@ impl Client {
         let directory = tempfile::tempdir().unwrap();
         let user = User { name: "u".into(), password: "p".into(), loopback_only: true };
         let data_dir = directory.path().to_owned();
-        let broker = Broker::open(Options { data_dir, users: vec![user], memory_max }).unwrap();
+        let broker = Broker::open(Options {
+            data_dir,
+            users: vec![user],
+            memory_max,
+            memory_target: memory_max,
+            segment_bytes: SEGMENT_BYTES_MIN,
+        })
+        .unwrap();
         Client::start(broker, Rc::new(directory), ConnectionStartOk::default())
     }
 

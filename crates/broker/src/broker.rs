@@ -1,21 +1,25 @@
 //! Opening, using and closing a broker.
 
 use std::io;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 
-use leveret_engine::{Batch, Engine, QueueStatus};
+use leveret_engine::{Batch, Engine, Load, QueueStatus};
 use leveret_model::{Chunk, Lsn, SessionId};
-use leveret_storage::{Log, LogOptions, ReplayError};
+use leveret_storage::{Log, LogOptions, Packs, ReplayError};
 
 pub use leveret_storage::OpenError;
 
 use crate::clock::Clock;
 use crate::combiner::Combiner;
-use crate::core::{Core, TICK};
+use crate::core::{Around, Core, TICK};
+use crate::loader;
 use crate::memory::{Budget, Memory};
 use crate::outbox::Outbox;
+use crate::packer::Packer;
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::users::{LoginError, User};
@@ -30,12 +34,22 @@ pub struct Options {
     pub users: Vec<User>,
     /// How much the messages in it may take before nobody may publish more, in bytes.
     pub memory_max: usize,
+    /// How much they should take: what is beyond that and safe on disk leaves memory, in bytes.
+    pub memory_target: usize,
+    /// How large the files of the log are, in bytes.
+    pub segment_bytes: u64,
 }
 
 /// A running broker. Clones are the same one.
 #[derive(Clone)]
 pub struct Broker {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Handle>,
+}
+
+/// What brokers and their sessions hold. Threads of the broker hold [`Shared`] for moments: they
+/// must not be the ones who give it up last.
+pub(crate) struct Handle {
+    shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -44,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Arc<Progress>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) clock: Arc<Clock>,
+    pub(crate) packer: Arc<Packer>,
     users: Vec<User>,
     next_session: AtomicU64,
 }
@@ -73,38 +88,46 @@ impl Broker {
         };
         let log = Log::open(
             &options.data_dir,
-            LogOptions::default(),
+            LogOptions { segment_bytes: options.segment_bytes, ..LogOptions::default() },
             &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
             Box::new(on_durable),
         )?;
         let (clock, budget) = (Arc::<Clock>::default(), Arc::new(Budget::new(options.memory_max)));
+        let packer = Arc::<Packer>::default();
         engine.restored(clock.now());
+        engine.set_memory_target(options.memory_target);
+        let packs = log.packs();
+        packs.reserve_above(engine.last_pack());
+        packs.settle(&engine.packs().collect::<Vec<_>>())?;
         log.pin(&engine.addresses().collect::<Vec<_>>());
         progress.became_durable(log.durable());
-        let core = Core::new(
-            engine,
-            log,
-            Arc::clone(&waiters),
-            Arc::clone(&progress),
-            Arc::clone(&budget),
-            Arc::clone(&clock),
-        );
+        let (loads, wanted) = loader::channel();
+        let around = Around {
+            waiters: Arc::clone(&waiters),
+            progress: Arc::clone(&progress),
+            budget: Arc::clone(&budget),
+            clock: Arc::clone(&clock),
+            packer: Arc::clone(&packer),
+            loads,
+            memory_target: options.memory_target,
+        };
         let shared = Shared {
-            combiner: Combiner::new(core),
+            combiner: Combiner::new(Core::new(engine, log, around)),
             waiters,
             progress,
             budget,
             clock,
+            packer,
             users: options.users,
             next_session: AtomicU64::new(TICK.0 + 1),
         };
         let shared = Arc::new(shared);
-        shared.start_clock().map_err(|source| OpenError::Io {
-            action: "start the clock thread of",
+        shared.start_threads(packs, wanted).map_err(|source| OpenError::Io {
+            action: "start the threads of",
             path: options.data_dir,
             source,
         })?;
-        Ok(Broker { shared })
+        Ok(Broker { shared: Arc::new(Handle { shared }) })
     }
 
     /// Whether this user may connect with this password, from this machine or from elsewhere.
@@ -162,8 +185,7 @@ impl Broker {
     /// Makes everything durable that was submitted, and gives up the data directory. What is
     /// submitted afterwards is dropped.
     pub fn close(&self) {
-        self.shared.clock.close();
-        self.shared.clock.join();
+        self.shared.end_threads();
         let log = self.shared.combiner.with(Core::take_log);
         if let Some(log) = log {
             log.close();
@@ -172,8 +194,18 @@ impl Broker {
 }
 
 impl Shared {
-    /// Has the engine run when its deadline comes, for as long as somebody has the broker.
-    fn start_clock(self: &Arc<Self>) -> io::Result<()> {
+    /// Ends what works on the data directory.
+    fn end_threads(&self) {
+        self.clock.close();
+        self.packer.close();
+        self.clock.join();
+        self.packer.join();
+    }
+
+    /// Starts what runs beside the engine, for as long as somebody has the broker.
+    fn start_threads(self: &Arc<Self>, packs: Packs, wanted: Receiver<Load>) -> io::Result<()> {
+        loader::start(Arc::downgrade(self), packs.clone(), wanted)?;
+        self.packer.start(Arc::downgrade(self), packs)?;
         let broker = Arc::downgrade(self);
         self.clock.start(move || {
             if let Some(shared) = broker.upgrade() {
@@ -184,9 +216,16 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Deref for Handle {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Drop for Handle {
     fn drop(&mut self) {
-        // Not joined: it may be this very thread.
-        self.clock.close();
+        self.end_threads();
     }
 }

@@ -5,13 +5,15 @@ use std::task::Waker;
 
 use leveret_engine::{Batch, Effects, Engine};
 use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
-use leveret_model::{Lsn, SessionId};
+use leveret_model::{Lsn, SessionId, Time};
 use leveret_storage::{Log, Slot};
 use rustc_hash::FxHashMap;
 
 use crate::clock::Clock;
+use crate::loader::Loads;
 use crate::memory::Budget;
 use crate::outbox::Outbox;
+use crate::packer::Packer;
 use crate::progress::Progress;
 use crate::waiters::Waiters;
 
@@ -33,21 +35,42 @@ pub(crate) struct Core {
     progress: Arc<Progress>,
     pub(crate) budget: Arc<Budget>,
     clock: Arc<Clock>,
+    packer: Arc<Packer>,
+    loads: Loads,
+    pub(crate) memory_target: usize,
+}
+
+/// Who is to hear of what the engine does, and what it needs to know.
+pub(crate) struct Around {
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) packer: Arc<Packer>,
+    pub(crate) loads: Loads,
+    /// From which size on messages leave memory, in bytes.
+    pub(crate) memory_target: usize,
 }
 
 impl Core {
-    pub(crate) fn new(
-        engine: Engine,
-        log: Log,
-        waiters: Arc<Waiters>,
-        progress: Arc<Progress>,
-        budget: Arc<Budget>,
-        clock: Arc<Clock>,
-    ) -> Self {
+    pub(crate) fn new(engine: Engine, log: Log, around: Around) -> Self {
+        let Around { waiters, progress, budget, clock, packer, loads, memory_target } = around;
         let (outboxes, effects) = (FxHashMap::default(), Effects::default());
         budget.set_engine(engine.memory());
         clock.stepped(engine.deadline());
-        Core { engine, outboxes, effects, log: Some(log), waiters, progress, budget, clock }
+        Core {
+            engine,
+            outboxes,
+            effects,
+            log: Some(log),
+            waiters,
+            progress,
+            budget,
+            clock,
+            packer,
+            loads,
+            memory_target,
+        }
     }
 
     /// The log, to be closed; whatever is submitted afterwards is dropped.
@@ -55,34 +78,54 @@ impl Core {
         self.log.take()
     }
 
+    pub(crate) fn log(&self) -> Option<&Log> {
+        self.log.as_ref()
+    }
+
     /// Runs a batch. Adds to `wakers` whom to wake when no lock is held any more.
     pub(crate) fn run(&mut self, batch: Batch, wakers: &mut Vec<Waker>) {
-        let Some(log) = &self.log else { return };
         let session = batch.session;
-        if session == TICK && self.progress.backlog() > LOG_BACKLOG_BYTES_MAX {
+        let tick = session == TICK && batch.commands.is_empty();
+        if tick && self.progress.backlog() > LOG_BACKLOG_BYTES_MAX {
             // Nobody waits for what time does, so that it waits for the disk.
             self.clock.ticked(Some(self.clock.now().after(TICK_PAUSE)));
             return;
         }
+        self.turn(wakers, |engine, now, address, effects| {
+            engine.step(batch, now, address, effects);
+        });
+        while self.engine.can_resume() && self.log.is_some() {
+            self.turn(wakers, Engine::resume_next);
+        }
+        if tick {
+            self.clock.ticked(self.engine.deadline());
+        } else {
+            self.clock.stepped(self.engine.deadline());
+        }
+        if std::mem::take(&mut self.effects.congested)
+            && let Some(outbox) = self.outboxes.get(&session)
+        {
+            outbox.congest();
+        }
+    }
+
+    /// Has the engine do something, and carries out what comes of it.
+    pub(crate) fn turn(
+        &mut self,
+        wakers: &mut Vec<Waker>,
+        work: impl FnOnce(&mut Engine, Time, Lsn, &mut Effects),
+    ) {
+        let Some(log) = &self.log else { return };
         let _whole = WholeOrNothing { panicking: std::thread::panicking() };
         let effects = &mut self.effects;
         let mut slot = log.reserve();
         if slot.new_segment() {
             begin_segment(&self.engine, &mut slot);
             self.progress.appended(slot.position());
+            self.packer.wake();
         }
-        self.engine.step(batch, self.clock.now(), slot.position(), effects);
+        work(&mut self.engine, self.clock.now(), slot.position(), effects);
         self.budget.set_engine(self.engine.memory());
-        if session == TICK {
-            self.clock.ticked(self.engine.deadline());
-        } else {
-            self.clock.stepped(self.engine.deadline());
-        }
-        if std::mem::take(&mut effects.congested)
-            && let Some(outbox) = self.outboxes.get(&session)
-        {
-            outbox.congest();
-        }
 
         if !effects.log.is_empty() {
             self.progress.appended(slot.position().advance(effects.log.len() as u64));
@@ -115,6 +158,13 @@ impl Core {
         if !effects.released.is_empty() {
             log.release(&effects.released);
             effects.released.clear();
+        }
+        if !effects.emptied.is_empty() {
+            log.remove_packs(std::mem::take(&mut effects.emptied));
+        }
+        for load in effects.loads.drain(..) {
+            // The loader ends only when the engine does.
+            let _ = self.loads.send(load);
         }
     }
 }

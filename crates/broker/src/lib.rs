@@ -4,14 +4,18 @@
 //! what it is told. Whichever thread brings a batch runs the engine (see `combiner`); what the
 //! engine wants written goes to the log, what it wants told goes to the sessions' outboxes, some of
 //! it only once the log is durable (see `waiters`). If only time passes, a thread brings batches of
-//! nothing (see `clock`); if messages take too much memory, publishers wait (see `memory`).
+//! nothing (see `clock`); if messages take too much memory, publishers wait (see `memory`). What
+//! stays long leaves the log and memory (see `packer`), and comes back when it is needed (see
+//! `loader`).
 
 mod broker;
 mod clock;
 mod combiner;
 mod core;
+mod loader;
 mod memory;
 mod outbox;
+mod packer;
 mod progress;
 mod session;
 mod users;

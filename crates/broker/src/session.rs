@@ -8,20 +8,20 @@ use leveret_engine::{Batch, Command, Operation, Outbound, Token};
 use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
 use leveret_model::{Chunk, SessionId};
 
-use crate::broker::Shared;
+use crate::broker::Handle;
 use crate::outbox::Outbox;
 
 /// One connection's session. Dropping it ends it: leases are requeued, exclusive queues deleted.
 pub struct Session {
     id: SessionId,
     outbox: Arc<Outbox>,
-    shared: Arc<Shared>,
+    shared: Arc<Handle>,
     /// Bytes of bodies that are not whole yet.
     unfinished: AtomicUsize,
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(id: SessionId, outbox: Arc<Outbox>, shared: Arc<Handle>) -> Self {
         Session { id, outbox, shared, unfinished: AtomicUsize::new(0) }
     }
 

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use leveret_engine::command::{Binding, Consume, DeclareQueue, Destination};
 use leveret_engine::{Batch, Command, Engine, Item, Operation, Outbound, Reply, Token};
-use leveret_model::limits::{INBOX_BATCHES_MAX, MEMORY_BYTES_MIN};
+use leveret_model::limits::{INBOX_BATCHES_MAX, MEMORY_BYTES_MIN, SEGMENT_BYTES_MIN};
 use leveret_model::{Chunk, FieldTable, Message, SessionId, ShortString, Time};
 use leveret_storage::{Log, LogOptions};
 
-use crate::clock::Clock;
 use crate::combiner::Combiner;
-use crate::core::Core;
+use crate::core::{Around, Core};
+use crate::loader;
 use crate::memory::Budget;
 use crate::{Broker, LoginError, OpenError, Options, Session, User};
 
@@ -28,7 +28,13 @@ fn open(directory: &Path) -> Broker {
 fn try_open(directory: &Path) -> Result<Broker, OpenError> {
     let guest = User { name: "guest".into(), password: "guest".into(), loopback_only: true };
     let memory_max = MEMORY_BYTES_MIN;
-    Broker::open(Options { data_dir: directory.to_owned(), users: vec![guest], memory_max })
+    Broker::open(Options {
+        data_dir: directory.to_owned(),
+        users: vec![guest],
+        memory_max,
+        memory_target: memory_max,
+        segment_bytes: SEGMENT_BYTES_MIN,
+    })
 }
 
 /// A session and what it was told, for a thread that waits.
@@ -180,8 +186,12 @@ fn many_threads_lose_nothing_and_keep_the_order() {
         })
         .collect();
     publishers.into_iter().for_each(|thread| thread.join().unwrap());
-    // Turn and turn about: each consumer gets one of two.
-    Client::new(&broker).publish("q", &[b"end".to_vec(), b"end".to_vec()], false);
+    // One that has not taken what it was given has no turn: it gets an end later.
+    let client = Client::new(&broker);
+    while !consumers.iter().all(|thread| thread.is_finished()) {
+        client.publish("q", &[b"end".to_vec()], false);
+        thread::sleep(Duration::from_millis(5));
+    }
     let mut total = 0;
     for consumer in consumers {
         let seen = consumer.join().unwrap();
@@ -446,9 +456,16 @@ fn who_brings_more_than_the_inbox_holds_waits_for_the_engine() {
     let directory = tempfile::tempdir().unwrap();
     let (options, replay) = (LogOptions::default(), &mut |_, _: &_| Ok(()));
     let log = Log::open(directory.path(), options, replay, Box::new(|_| ())).expect("opens");
-    let (budget, clock) = (Arc::new(Budget::new(MEMORY_BYTES_MIN)), Arc::<Clock>::default());
-    let core = Core::new(Engine::new([1; 16]), log, Arc::default(), Arc::default(), budget, clock);
-    let combiner = Combiner::new(core);
+    let around = Around {
+        waiters: Arc::default(),
+        progress: Arc::default(),
+        budget: Arc::new(Budget::new(MEMORY_BYTES_MIN)),
+        clock: Arc::default(),
+        packer: Arc::default(),
+        loads: loader::channel().0,
+        memory_target: MEMORY_BYTES_MIN,
+    };
+    let combiner = Combiner::new(Core::new(Engine::new([1; 16]), log, around));
     let submitted = AtomicUsize::new(0);
     thread::scope(|scope| {
         combiner.with(|_| {

@@ -1,13 +1,16 @@
-//! The chunks that hold the content of live messages, and how many live messages each holds.
+//! The chunks that hold the content of live messages, how many live messages each holds, and where
+//! else these are: in the log, or in packs.
 //!
 //! Queues refer to a chunk by slot. The count is the engine's own, so no atomic is touched per
 //! message.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use leveret_model::{Chunk, Lsn};
 
 use crate::holder::Lease;
+use crate::packs::Packs;
 use crate::queue::Entry;
 
 /// What an entry takes, in bytes: as much as on a lease, and again as much that is free when the
@@ -22,6 +25,7 @@ pub(crate) struct Chunks {
     bytes: usize,
     /// Entries that refer to them.
     live: usize,
+    pub(crate) packs: Packs,
 }
 
 #[derive(Debug, Default)]
@@ -29,8 +33,19 @@ struct Slot {
     chunk: Arc<Chunk>,
     /// Entries in queues and leases that refer to it.
     live: u32,
-    /// Where its durable messages are in the log, if it has any.
-    address: Option<Lsn>,
+    home: Home,
+}
+
+/// Where the durable messages of a chunk are on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// It has none.
+    #[default]
+    Nowhere,
+    /// In the log, at this address or after it, written by one step.
+    Log(Lsn),
+    /// In packs. The queues know in which.
+    Packs,
 }
 
 impl Chunks {
@@ -38,7 +53,7 @@ impl Chunks {
     /// [`Chunks::retain`] counted.
     pub(crate) fn insert(&mut self, chunk: Arc<Chunk>) -> u32 {
         self.bytes += chunk.memory();
-        let slot = Slot { chunk, live: 0, address: None };
+        let slot = Slot { chunk, live: 0, home: Home::Nowhere };
         match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = slot;
@@ -63,10 +78,32 @@ impl Chunks {
     /// Notes that durable messages of the chunk are in the log at `address` or after it. Says
     /// whether that is news.
     pub(crate) fn pin(&mut self, slot: u32, address: Lsn) -> bool {
-        let known = &mut self.slots[slot as usize].address;
-        let news = known.is_none();
-        known.get_or_insert(address);
+        let home = &mut self.slots[slot as usize].home;
+        let news = *home == Home::Nowhere;
+        if news {
+            *home = Home::Log(address);
+        }
         news
+    }
+
+    /// Where the durable messages of a chunk are.
+    #[inline]
+    pub(crate) fn home(&self, slot: u32) -> Home {
+        self.slots[slot as usize].home
+    }
+
+    /// The durable messages of a chunk come from packs.
+    pub(crate) fn set_packed(&mut self, slot: u32) {
+        self.slots[slot as usize].home = Home::Packs;
+    }
+
+    /// The durable messages of chunks in this part of the log are in packs from now on.
+    pub(crate) fn pack(&mut self, part: &Range<Lsn>) {
+        for slot in &mut self.slots {
+            if matches!(slot.home, Home::Log(address) if part.contains(&address)) {
+                slot.home = Home::Packs;
+            }
+        }
     }
 
     /// Gives up one live message; the last one gives up the chunk, and its address goes to
@@ -90,7 +127,9 @@ impl Chunks {
     fn remove(&mut self, slot: u32, released: &mut Vec<Lsn>) {
         let entry = std::mem::take(&mut self.slots[slot as usize]);
         self.bytes -= entry.chunk.memory();
-        released.extend(entry.address);
+        if let Home::Log(address) = entry.home {
+            released.push(address);
+        }
         self.free.push(slot);
     }
 
@@ -110,8 +149,11 @@ impl Chunks {
         self.slots.len() - self.free.len()
     }
 
-    /// The address of every chunk that has one.
+    /// The address of every chunk whose durable messages are in the log.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Lsn> {
-        self.slots.iter().filter_map(|slot| slot.address)
+        self.slots.iter().filter_map(|slot| match slot.home {
+            Home::Log(address) => Some(address),
+            Home::Nowhere | Home::Packs => None,
+        })
     }
 }

@@ -2,6 +2,8 @@
 
 use leveret_model::{Chunk, FieldTable, SessionId, ShortString};
 
+use crate::packing::Loaded;
+
 /// Commands of one session, with the content of the messages they publish.
 #[derive(Debug)]
 pub struct Batch {
@@ -141,6 +143,8 @@ pub enum Operation {
         /// Whether an answer is wanted.
         reply: bool,
     },
+    /// Messages come from a pack. The runtime says so, in a batch of nobody's.
+    Loaded(Box<Loaded>),
     /// Take one message.
     Get {
         /// The queue's name; empty for the one the holder declared last.

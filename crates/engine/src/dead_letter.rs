@@ -49,9 +49,9 @@ impl Reason {
 /// A message that has ended and is not where it goes yet. For the log it is in its queue still.
 #[derive(Debug)]
 pub(crate) struct Dying {
-    queue: QueueId,
+    pub(crate) queue: QueueId,
     letter: Arc<DeadLetter>,
-    entry: Entry,
+    pub(crate) entry: Entry,
     reason: Reason,
 }
 
@@ -69,7 +69,16 @@ impl Engine {
     pub(crate) fn die(&mut self, id: QueueId, entry: Entry, reason: Reason, step: &mut Step<'_>) {
         match self.queues.get(&id).and_then(|queue| queue.settings.dead_letter.clone()) {
             Some(letter) => self.dying.push_back(Dying { queue: id, letter, entry, reason }),
-            None => step.settled(id, entry, &mut self.chunks),
+            None => self.end(id, entry, step),
+        }
+    }
+
+    /// Ends a message for good.
+    fn end(&mut self, id: QueueId, entry: Entry, step: &mut Step<'_>) {
+        match self.queues.get_mut(&id) {
+            Some(queue) => step.settled(queue, entry, &mut self.chunks),
+            // The queue was deleted, and the log knows.
+            None => self.chunks.release(entry.chunk, &mut step.effects.released),
         }
     }
 
@@ -131,7 +140,7 @@ impl Engine {
             let content = self.hold(chunk);
             for (index, letter) in (0..).zip(letters) {
                 self.send(&letter, &content, index, step);
-                step.settled(letter.dying.queue, letter.dying.entry, &mut self.chunks);
+                self.end(letter.dying.queue, letter.dying.entry, step);
             }
             self.chunks.release(content.slot, &mut step.effects.released);
             if !all {

@@ -1,15 +1,19 @@
 //! A message's way out: to consumers in turn, or to whoever asks for one.
 
 use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
-use leveret_model::{QueueId, ShortString};
+use leveret_model::{Position, QueueId, ShortString};
 
 use crate::effect::{Item, Reply};
 use crate::engine::{Consumer, Engine};
 use crate::holder::{Holder, Lease};
-use crate::queue::{Entry, Queue, mark_dirty};
+use crate::queue::{Entry, Head, Queue, mark_dirty};
 use crate::refusal::Refusal;
 use crate::settings::Kind;
 use crate::step::Step;
+
+/// How many messages ahead the log knows that they are delivered: so many may say after a restart
+/// that they were, and were not.
+const PROMISED_MESSAGES: u64 = 4096;
 
 impl Engine {
     /// Delivers what can be delivered from the queues that this step has touched, and sends dead
@@ -42,8 +46,10 @@ impl Engine {
             self.expire_head(id, step);
         }
         if let Some(queue) = self.queues.get_mut(&id) {
-            queue.excess = false;
+            // What is to go may be on disk.
+            queue.excess = queue.excess && queue.over_limit();
         }
+        self.load(id, step);
     }
 
     /// One message to each consumer in turn, as long as there are both. A consumer that cannot
@@ -75,13 +81,17 @@ impl Engine {
                     queue.active.pop();
                     break;
                 }
-                if queue.timed && queue.head().is_some_and(|head| head.expires < step.now) {
+                let old =
+                    |head: Head<'_>| matches!(head, Head::Here(head) if head.expires < step.now);
+                if queue.timed && queue.head().is_some_and(old) {
                     expired = true;
                     break;
                 }
                 let Some(entry) = queue.take(&self.chunks) else { break };
                 turn += 1;
+                let promised = queue.promise(&entry, step);
                 let outbound = &mut step.effects.outbound[session.told.1];
+                outbound.after_log |= promised;
                 let chunk = match named {
                     Some((slot, chunk)) if slot == entry.chunk => chunk,
                     _ => outbound.chunk(entry.chunk, &self.chunks),
@@ -92,7 +102,7 @@ impl Engine {
                 let lease = lease(consumer_id, consumer, holder, entry);
                 outbound.items.push(Item::Deliver {
                     holder: consumer.holder,
-                    redelivered: entry.redelivered(),
+                    redelivered: queue.redelivered(&entry),
                     consumer: consumer_id,
                     attempts: if counts { entry.attempts } else { 0 },
                     chunk,
@@ -100,7 +110,7 @@ impl Engine {
                     lease,
                 });
                 if consumer.no_ack {
-                    step.settled(id, entry, &mut self.chunks);
+                    step.settled(queue, entry, &mut self.chunks);
                 } else {
                     queue.leased += 1;
                 }
@@ -108,6 +118,10 @@ impl Engine {
             session.outstanding = outstanding;
             if turn == 1 && shared {
                 queue.active.rotate();
+            }
+            if turn == 0 && queue.wanted {
+                // The next message is only on disk.
+                break;
             }
         }
         // Only whoever brings more is slowed, and only where there are consumers to wait for.
@@ -139,6 +153,8 @@ impl Engine {
         // The next one may be too old earlier.
         mark_dirty(queue, &mut self.dirty);
         let left = queue.ready_count();
+        let promised = queue.promise(&entry, step);
+        let redelivered = queue.redelivered(&entry);
         let attempts = if queue.settings.counts_attempts() { entry.attempts } else { 0 };
         let step_number = self.step;
         let session = self.sessions.get_mut(&step.session).expect("checked by the step");
@@ -147,9 +163,10 @@ impl Engine {
         let outbound = session.outbound(step.session, step_number, step.effects);
         let chunk = outbound.chunk(entry.chunk, &self.chunks);
         outbound.bytes += entry.bytes as usize;
+        outbound.after_log |= promised;
         outbound.items.push(Item::Got {
             holder: number,
-            redelivered: entry.redelivered(),
+            redelivered,
             attempts,
             chunk,
             message: entry.message,
@@ -158,11 +175,26 @@ impl Engine {
         });
         session.outstanding += entry.bytes as usize;
         if no_ack {
-            step.settled(id, entry, &mut self.chunks);
+            step.settled(queue, entry, &mut self.chunks);
         } else {
             queue.leased += 1;
         }
         Ok(())
+    }
+}
+
+impl Queue {
+    /// Has the log know that a message is delivered, and more soon. Says whether it must not be
+    /// told before: after a restart it may not pass for one that nobody has seen.
+    #[inline]
+    fn promise(&mut self, entry: &Entry, step: &mut Step<'_>) -> bool {
+        let news = entry.durable && entry.position >= self.promised;
+        if news {
+            self.promised = Position(entry.position.0 + PROMISED_MESSAGES);
+            leveret_record::write_delivered(&mut step.effects.log, self.id, self.promised);
+            step.effects.records += 1;
+        }
+        news
     }
 }
 

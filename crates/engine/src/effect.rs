@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use leveret_model::{Chunk, Lsn, SessionId, ShortString};
+use leveret_model::{Chunk, Lsn, PackId, SessionId, ShortString};
 
 use crate::command::Token;
+use crate::packing::Load;
 use crate::refusal::Refusal;
 
 /// What an outbound may keep in memory whatever it tells, in bytes.
@@ -22,6 +23,10 @@ pub struct Effects {
     pub pinned: u32,
     /// Addresses, as given to earlier steps or this one, whose chunk has no live message left.
     pub released: Vec<Lsn>,
+    /// Messages to fetch from packs, for the engine to go on.
+    pub loads: Vec<Load>,
+    /// Packs that are of no use any more once the step's records are durable.
+    pub emptied: Vec<PackId>,
     /// What to tell whom, one entry a session.
     pub outbound: Vec<Outbound>,
     /// The batch published to a queue whose consumers are far behind: its session had better pause.

@@ -17,6 +17,7 @@ use crate::exchange::{Exchange, ExchangeId};
 use crate::holder::Holder;
 use crate::queue::{OVERHEAD_BYTES, Queue};
 use crate::refusal::Refusal;
+use crate::stall::Stalled;
 use crate::step::{Content, Step};
 use crate::vhost::{VHost, predeclared};
 
@@ -45,8 +46,16 @@ pub struct Engine {
     pub(crate) deadlines: BTreeSet<(Time, QueueId)>,
     /// Dead letters that wait for a step that may send them on their way.
     pub(crate) dying: VecDeque<Dying>,
-    /// What open transactions take, in bytes.
+    /// What open transactions and batches that wait take, in bytes.
     pub(crate) kept: usize,
+    /// From which size on messages leave memory that packs hold too.
+    pub(crate) memory_target: usize,
+    /// Queues that have such messages.
+    pub(crate) listed: Vec<QueueId>,
+    /// Sessions that need wait no more.
+    pub(crate) resumable: VecDeque<SessionId>,
+    /// Where the replay of the log began.
+    pub(crate) replayed: Option<Lsn>,
     /// Counts the steps.
     pub(crate) step: u64,
 }
@@ -64,6 +73,9 @@ pub(crate) struct Session {
     pub(crate) stalled: bool,
     /// The step in which it was last told something, and where in its effects.
     pub(crate) told: (u64, usize),
+    /// What it asked for and has to wait with, while it waits for a queue.
+    pub(crate) stalled_for: Option<QueueId>,
+    pub(crate) batches: VecDeque<Stalled>,
 }
 
 /// A consumer of one queue.
@@ -131,6 +143,10 @@ impl Engine {
             deadlines: BTreeSet::new(),
             dying: VecDeque::new(),
             kept: 0,
+            memory_target: usize::MAX,
+            listed: Vec::new(),
+            resumable: VecDeque::new(),
+            replayed: None,
             step: 0,
         };
         predeclared(0).for_each(|exchange| engine.add_exchange(exchange));
@@ -150,21 +166,53 @@ impl Engine {
     /// Carries out a batch at a moment that is not before that of the step before. `address` is
     /// where in the log the records in `effects` will begin.
     pub fn step(&mut self, batch: Batch, now: Time, address: Lsn, effects: &mut Effects) {
+        let Batch { session, chunk, commands } = batch;
+        let batch = Stalled { chunk: Arc::new(chunk), commands };
+        if self.stalls(session) {
+            return self.stall(session, batch, false);
+        }
+        self.run(session, batch, now, address, effects);
+    }
+
+    /// Carries out a batch, or as much of it as can be.
+    pub(crate) fn run(
+        &mut self,
+        session: SessionId,
+        batch: Stalled,
+        now: Time,
+        address: Lsn,
+        effects: &mut Effects,
+    ) {
         self.step += 1;
-        let chunk = Arc::new(batch.chunk);
+        let Stalled { chunk, commands } = batch;
         let slot = self.chunks.insert(Arc::clone(&chunk));
         // Held until the step ends: a message may be published and settled within it.
         self.chunks.retain(slot, 1);
         let content = Content { chunk, slot };
-        let mut step = Step::new(batch.session, content, now, address, effects);
+        let mut step = Step::new(session, content, now, address, effects);
         self.meet_deadlines(&mut step);
-        for command in batch.commands {
+        let mut commands = commands.into_iter();
+        while let Some(command) = commands.next() {
+            if self.must_wait(&command, &mut step) {
+                let chunk = Arc::clone(&step.content.chunk);
+                let commands = std::iter::once(command).chain(commands).collect();
+                self.stall(session, Stalled { chunk, commands }, true);
+                break;
+            }
             self.command(command, &mut step);
             self.bury(&mut step);
         }
         self.settle_down(&mut step);
         step.flush_settled();
         self.chunks.release(slot, &mut step.effects.released);
+        self.evict();
+        step.effects.emptied.extend(self.chunks.packs.take_emptied());
+    }
+
+    /// From which size on messages leave memory that are safe in packs, in bytes. At first there is
+    /// no such size.
+    pub fn set_memory_target(&mut self, bytes: usize) {
+        self.memory_target = bytes;
     }
 
     /// Bytes that messages take: their content and what refers to it, in queues, on leases and in
@@ -191,6 +239,9 @@ impl Engine {
 
     fn command(&mut self, command: Command, step: &mut Step<'_>) {
         let Command { holder, token, operation } = command;
+        if let Operation::Loaded(loaded) = &operation {
+            return self.loaded(loaded, step);
+        }
         let Some(session) = self.sessions.get_mut(&step.session) else { return };
         match operation {
             Operation::Taken { bytes } => return self.taken(bytes, step),
@@ -270,7 +321,10 @@ impl Engine {
                 self.close_holder(holder, step);
                 self.reply(holder, Reply::Closed, step);
             }
-            Operation::Open | Operation::Disconnect | Operation::Taken { .. } => {}
+            Operation::Open
+            | Operation::Disconnect
+            | Operation::Taken { .. }
+            | Operation::Loaded(_) => {}
         }
         Ok(())
     }

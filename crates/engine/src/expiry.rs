@@ -4,7 +4,7 @@ use leveret_model::{QueueId, Time};
 
 use crate::Reason;
 use crate::engine::Engine;
-use crate::queue::{OVERHEAD_BYTES, Queue, mark_dirty};
+use crate::queue::{Head, OVERHEAD_BYTES, Queue, mark_dirty};
 use crate::step::Step;
 
 impl Engine {
@@ -39,7 +39,7 @@ impl Engine {
     pub(crate) fn expire_head(&mut self, id: QueueId, step: &mut Step<'_>) -> bool {
         while let Some(queue) = self.queues.get_mut(&id)
             && queue.timed
-            && queue.head().is_some_and(|head| head.expires <= step.now)
+            && queue.head_expired(step.now)
         {
             // Only taken off the queue here.
             if !step.may_work(OVERHEAD_BYTES) {
@@ -56,7 +56,7 @@ impl Engine {
     pub(crate) fn expire_heads(&mut self, id: QueueId, step: &mut Step<'_>) {
         while let Some(queue) = self.queues.get_mut(&id)
             && queue.timed
-            && queue.head().is_some_and(|head| head.expires <= step.now)
+            && queue.head_expired(step.now)
             && let Some(entry) = queue.take(&self.chunks)
         {
             self.die(id, entry, Reason::Expired, step);
@@ -66,7 +66,11 @@ impl Engine {
     /// Has the queue looked at again when its head is too old, or the queue itself is.
     pub(crate) fn arm(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let head = queue.head().map_or(Time::NEVER, |head| head.expires);
+        let head = match queue.head() {
+            Some(Head::Here(head)) => head.expires,
+            Some(Head::OnDisk(expires)) => expires,
+            None => Time::NEVER,
+        };
         let wanted = head.min(queue.end_of_use());
         if wanted < queue.deadline {
             if queue.deadline != Time::NEVER {

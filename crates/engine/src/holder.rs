@@ -85,6 +85,11 @@ impl Holder {
         Some(lease)
     }
 
+    /// The leases that are out.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.iter().filter_map(|(_, lease)| lease.as_ref())
+    }
+
     /// Whether the lease is out.
     pub(crate) fn holds(&self, number: u64) -> bool {
         self.find(number).is_some_and(|index| self.leases[index].1.is_some())

@@ -10,11 +10,14 @@
 //!   binding, deleting; `publish`: a message's way in; `dispatch`: its way out to consumers;
 //!   `settle`: leases and their end.
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
+//! - `packing`: messages from the log into packs, out of memory, and back; `cold`: what packs hold of
+//!   a queue; `packs`: how much each holds; `stall`: sessions that wait for a message from disk.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
 
 mod bindings;
 mod bound;
 mod chunks;
+mod cold;
 pub mod command;
 mod consumers;
 mod dead_letter;
@@ -27,6 +30,8 @@ mod exchanges;
 mod expiry;
 mod headers;
 mod holder;
+pub mod packing;
+mod packs;
 mod publish;
 mod queue;
 mod queues;
@@ -38,6 +43,7 @@ mod routing;
 mod settings;
 mod settle;
 mod special;
+mod stall;
 mod step;
 mod text;
 mod topic;
@@ -47,6 +53,7 @@ mod vhost;
 pub use command::{Batch, Command, Operation, Outcome, Token};
 pub use effect::{Confirmed, DurableConfirm, Effects, Item, Outbound, Reply};
 pub use engine::{Engine, QueueStatus};
+pub use packing::{Load, Loaded, Survey};
 pub use recovery::RestoreError;
 pub use refusal::Refusal;
 

@@ -295,6 +295,7 @@ impl Engine {
     fn make_room(&mut self, id: QueueId, step: &mut Step<'_>) {
         self.dispatch(id, step);
         self.trim(id, step);
+        self.load(id, step);
     }
 
     /// Takes what a queue holds too much from its head.
@@ -304,6 +305,10 @@ impl Engine {
             && let Some(entry) = queue.take(&self.chunks)
         {
             self.die(id, entry, crate::Reason::MaxLength, step);
+        }
+        // The next one to go may be only on disk: when it is there, so will be the turn of the rest.
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.excess |= queue.wanted && queue.over_limit();
         }
     }
 

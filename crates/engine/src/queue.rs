@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use leveret_model::{FieldTable, Position, QueueId, SessionId, ShortString, Time};
+use leveret_model::{FieldTable, PackId, Position, QueueId, SessionId, ShortString, Time};
 
 use crate::bound::Bindings;
 use crate::chunks::Chunks;
+use crate::cold::{Cold, Extent};
 use crate::rotation::Rotation;
 use crate::settings::{Kind, Settings};
 
@@ -33,13 +34,6 @@ pub(crate) struct Entry {
     pub(crate) durable: bool,
 }
 
-impl Entry {
-    /// Whether it may have been delivered before.
-    pub(crate) fn redelivered(&self) -> bool {
-        self.attempts > 0
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) id: QueueId,
@@ -61,7 +55,7 @@ pub(crate) struct Queue {
     top: usize,
     /// Messages that wait.
     ready: usize,
-    /// Content of the messages that wait, in bytes.
+    /// Content of the messages that wait in memory, in bytes.
     pub(crate) ready_bytes: u64,
     /// Bodies of the messages that wait, in bytes, if the queue has a limit on that.
     pub(crate) ready_body_bytes: u64,
@@ -86,28 +80,89 @@ pub(crate) struct Queue {
     pub(crate) used: Time,
     /// When the engine will look at it again.
     pub(crate) deadline: Time,
+    /// Durable messages below this one may have been delivered before the last restart.
+    pub(crate) seen: Position,
+    /// Durable messages from this one on are not delivered before the log knows.
+    pub(crate) promised: Position,
+    /// Whether somebody needs its first message, which is only on disk.
+    pub(crate) wanted: bool,
+    /// Whether it is on the engine's list of queues with messages in memory that packs hold too.
+    pub(crate) listed: bool,
+    /// Messages that could not be read from disk.
+    pub(crate) damaged: u64,
+    /// Sessions that wait for its first message to be in memory.
+    pub(crate) waiting: Vec<SessionId>,
 }
 
 /// The messages of one priority.
 #[derive(Debug, Default)]
-struct Lane {
+pub(crate) struct Lane {
     /// Never delivered yet, by position.
-    fresh: VecDeque<Entry>,
-    /// Delivered and given back; all of them before the first of `fresh`.
+    pub(crate) fresh: VecDeque<Entry>,
+    /// Delivered and given back; all of them before every other message of the lane.
     returned: BTreeMap<Position, Entry>,
+    /// Those that are in packs, but for those in the two above.
+    pub(crate) cold: Option<Box<Cold>>,
+}
+
+/// The first message of a queue.
+#[derive(Debug)]
+pub(crate) enum Head<'a> {
+    /// It is in memory.
+    Here(&'a Entry),
+    /// It is only on disk, and not too old before this moment.
+    OnDisk(Time),
 }
 
 impl Lane {
-    fn head(&self) -> Option<&Entry> {
-        self.returned.values().next().or_else(|| self.fresh.front())
+    fn head(&self) -> Option<Head<'_>> {
+        if let Some(entry) = self.returned.values().next() {
+            return Some(Head::Here(entry));
+        }
+        let fresh = self.fresh.front();
+        let Some(cold) = &self.cold else { return fresh.map(Head::Here) };
+        let before = |position: Position| fresh.is_none_or(|fresh| position < fresh.position);
+        match (cold.front(), cold.first()) {
+            (Some(loaded), _) if before(loaded.position) => Some(Head::Here(loaded)),
+            (None, Some(first)) if before(first) => Some(Head::OnDisk(cold.expires())),
+            _ => fresh.map(Head::Here),
+        }
     }
 
     #[inline]
     fn take(&mut self) -> Option<Entry> {
-        if self.returned.is_empty() {
+        if self.returned.is_empty() && self.cold.is_none() {
             return self.fresh.pop_front();
         }
-        self.returned.pop_first().map(|(_, entry)| entry)
+        self.take_around()
+    }
+
+    /// As [`Lane::take`], where there is more than `fresh`; nothing if the first is only on disk.
+    fn take_around(&mut self) -> Option<Entry> {
+        if let Some((_, entry)) = self.returned.pop_first() {
+            return Some(entry);
+        }
+        let (position, fresh) = match self.head()? {
+            Head::Here(entry) => (entry.position, self.fresh.front().map(|it| it.position)),
+            Head::OnDisk(_) => return None,
+        };
+        if fresh == Some(position) {
+            return self.fresh.pop_front();
+        }
+        self.cold.as_mut()?.take()
+    }
+
+    /// Forgets about packs when none holds anything of it.
+    fn tidy(&mut self) {
+        if self.cold.as_ref().is_some_and(|cold| cold.is_empty()) {
+            self.cold = None;
+        }
+    }
+
+    /// What is in memory and not on leases, in order.
+    fn here(&self) -> impl Iterator<Item = &Entry> {
+        let loaded = self.cold.iter().flat_map(|cold| cold.loaded());
+        self.returned.values().chain(loaded).chain(&self.fresh)
     }
 }
 
@@ -141,6 +196,12 @@ impl Queue {
             timed: false,
             used: Time(0),
             deadline: Time::NEVER,
+            seen: Position(0),
+            promised: Position(0),
+            wanted: false,
+            listed: false,
+            damaged: 0,
+            waiting: Vec::new(),
         }
     }
 
@@ -171,22 +232,46 @@ impl Queue {
     }
 
     /// The first ready message.
-    pub(crate) fn head(&self) -> Option<&Entry> {
+    pub(crate) fn head(&self) -> Option<Head<'_>> {
         self.lanes[..=self.top].iter().rev().find_map(Lane::head)
     }
 
-    /// Takes the first ready message.
+    /// Whether the first ready message is too old at this moment, or has just become so. What is
+    /// only on disk is asked for.
+    pub(crate) fn head_expired(&mut self, now: Time) -> bool {
+        match self.head() {
+            Some(Head::Here(head)) => head.expires <= now,
+            Some(Head::OnDisk(expires)) => {
+                self.wanted |= expires <= now;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Takes the first ready message. What is only on disk cannot be taken; it is asked for.
     #[inline]
     pub(crate) fn take(&mut self, chunks: &Chunks) -> Option<Entry> {
         let entry = loop {
             match self.lanes[self.top].take() {
                 Some(entry) => break entry,
+                None if self.lanes[self.top].cold.is_some()
+                    && self.lanes[self.top].head().is_some() =>
+                {
+                    self.wanted = true;
+                    return None;
+                }
                 None => self.top = self.top.checked_sub(1)?,
             }
         };
         self.uncount(&entry);
-        self.ready_body_bytes -= self.body_len(&entry, chunks);
+        self.uncount_body(self.body_len(&entry, chunks));
         Some(entry)
+    }
+
+    /// Whether a message of the queue may have been delivered before.
+    pub(crate) fn redelivered(&self, entry: &Entry) -> bool {
+        entry.attempts > 0 || entry.durable && entry.position < self.seen
     }
 
     /// Puts a message back where it was.
@@ -215,31 +300,94 @@ impl Queue {
         for entry in &gone {
             self.uncount(entry);
         }
+        for cold in self.lanes.iter_mut().filter_map(|lane| lane.cold.as_mut()) {
+            cold.forget(first, count);
+        }
         gone
     }
 
-    /// Ends the recovery: what was restored was, for all that is known, never delivered.
-    pub(crate) fn restored(&mut self, chunks: &Chunks) {
-        for lane in &mut self.lanes {
+    /// Ends the recovery: `current` says which extents are still right.
+    pub(crate) fn restored(&mut self, chunks: &Chunks, current: impl Fn(&Extent) -> bool) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
             lane.fresh = std::mem::take(&mut lane.returned).into_values().collect();
+            let Some(cold) = &mut lane.cold else { continue };
+            cold.extents.retain(&current);
+            cold.chill();
+            self.ready += cold.count() as usize;
+            self.timed |= cold.extents.iter().any(|extent| extent.expires != Time::NEVER);
+            self.next = self.next.max(cold.last().map_or(Position(0), Position::next));
+            if cold.count() > 0 {
+                self.top = self.top.max(index);
+            }
+            lane.tidy();
         }
-        let waiting = self.lanes.iter().flat_map(|lane| &lane.fresh);
-        self.ready_body_bytes = waiting.map(|entry| self.body_len(entry, chunks)).sum();
+        if self.settings.max_bytes.is_some() {
+            let here = self.lanes.iter().flat_map(|lane| &lane.fresh);
+            let here: u64 = here.map(|entry| self.body_len(entry, chunks)).sum();
+            let cold = self.extents().map(|(_, extent)| extent.body_bytes);
+            self.ready_body_bytes = here + cold.sum::<u64>();
+        }
     }
 
-    /// Takes out all that is ready.
+    /// Takes out all that is ready and in memory.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Entry> + use<> {
-        (self.ready, self.ready_bytes, self.ready_body_bytes, self.top) = (0, 0, 0, 0);
-        let lanes: Vec<Lane> = self.lanes.iter_mut().map(std::mem::take).collect();
-        let entries = |lane: Lane| lane.returned.into_values().chain(lane.fresh);
-        lanes.into_iter().rev().flat_map(entries)
+        let mut all = Vec::new();
+        for lane in self.lanes.iter_mut().rev() {
+            all.extend(std::mem::take(&mut lane.returned).into_values());
+            all.extend(lane.cold.iter_mut().flat_map(|cold| cold.drain()));
+            all.extend(std::mem::take(&mut lane.fresh));
+        }
+        all.iter().for_each(|entry| self.uncount(entry));
+        self.uncount_body(0);
+        all.into_iter()
     }
 
-    /// All that is ready, in order.
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Entry> {
-        let lanes = self.lanes.iter().rev();
-        lanes.flat_map(|lane| lane.returned.values().chain(&lane.fresh))
+    /// Takes out all that is ready and only on disk: which packs lose how many, and the runs of
+    /// their positions.
+    pub(crate) fn purge_packs(&mut self) -> (Vec<(PackId, u64)>, Vec<(Position, u64)>) {
+        let (mut lost, mut runs) = (Vec::new(), Vec::new());
+        for lane in &mut self.lanes {
+            let Some(cold) = &mut lane.cold else { continue };
+            self.ready -= cold.count() as usize;
+            let (of_lane, runs_of_lane) = cold.purge();
+            lost.extend(of_lane);
+            runs.extend(runs_of_lane);
+            lane.tidy();
+        }
+        self.uncount_body(self.ready_body_bytes);
+        (lost, runs)
+    }
+
+    /// What is ready and in memory, in order.
+    pub(crate) fn here(&self) -> impl Iterator<Item = &Entry> {
+        self.lanes.iter().rev().flat_map(Lane::here)
+    }
+
+    /// What packs hold of it, with the index of the lane.
+    pub(crate) fn extents(&self) -> impl Iterator<Item = (usize, &Extent)> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes.flat_map(|(index, lane)| {
+            let extents = lane.cold.iter().flat_map(|cold| &cold.extents);
+            extents.map(move |extent| (index, extent))
+        })
+    }
+
+    pub(crate) fn lanes(&mut self) -> &mut [Lane] {
+        &mut self.lanes
+    }
+
+    /// The lane of a message.
+    pub(crate) fn lane_of(&mut self, entry: &Entry) -> &mut Lane {
+        let lane = self.lane(entry);
+        &mut self.lanes[lane]
+    }
+
+    /// Ends a message that a pack holds, and says which.
+    pub(crate) fn settle_packed(&mut self, entry: &Entry, body_bytes: u64) -> Option<PackId> {
+        let lane = self.lane_of(entry);
+        let pack = lane.cold.as_mut()?.settle(entry.position, body_bytes);
+        lane.tidy();
+        pack
     }
 
     /// Whether more is ready than it may hold.
@@ -258,7 +406,7 @@ impl Queue {
 
     /// Lanes are by priority; there are as many as the queue was declared with.
     #[inline]
-    fn lane(&self, entry: &Entry) -> usize {
+    pub(crate) fn lane(&self, entry: &Entry) -> usize {
         usize::from(entry.priority).min(self.lanes.len() - 1)
     }
 
@@ -279,6 +427,19 @@ impl Queue {
     fn uncount(&mut self, entry: &Entry) {
         self.ready -= 1;
         self.ready_bytes -= u64::from(entry.bytes);
+    }
+
+    /// Messages that waited are lost.
+    pub(crate) fn lose_ready(&mut self, count: usize) {
+        self.ready -= count;
+        self.uncount_body(0);
+    }
+
+    /// What was restored of packs may be an estimate, but an empty queue has no bytes.
+    #[inline]
+    fn uncount_body(&mut self, bytes: u64) {
+        let left = self.ready_body_bytes.saturating_sub(bytes);
+        self.ready_body_bytes = if self.ready == 0 { 0 } else { left };
     }
 }
 

@@ -209,6 +209,11 @@ impl Engine {
         for entry in queue.drain() {
             self.chunks.release(entry.chunk, released);
         }
+        // During a replay they are counted at its end.
+        for (_, extent) in queue.extents().filter(|_| self.replayed.is_none()) {
+            self.chunks.packs.lose(extent.pack, extent.live.len());
+        }
+        self.resume(&mut queue.waiting);
         Some((queue, sources))
     }
 
@@ -224,7 +229,14 @@ impl Engine {
         let Some(queue) = self.queues.get_mut(&id) else { return Ok(0) };
         let count = queue.ready_count();
         for entry in queue.drain() {
-            step.settled(id, entry, &mut self.chunks);
+            step.settled(queue, entry, &mut self.chunks);
+        }
+        let (lost, runs) = queue.purge_packs();
+        for (first, count) in runs {
+            step.settled_run(id, first, count);
+        }
+        for (pack, count) in lost {
+            self.chunks.packs.lose(pack, count);
         }
         step.flush_settled();
         self.after_log(step);

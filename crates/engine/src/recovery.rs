@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use leveret_model::{
-    Chunk, Lsn, Message, Position, Properties, QueueId, ShortString, Time, properties,
+    Chunk, Lsn, Message, PackId, Position, PositionSet, Properties, QueueId, ShortString, Time,
+    properties,
 };
-use leveret_record::{BindingDefinition, Destination, Origin, Record};
+use leveret_record::{
+    BindingDefinition, Destination, ExtentDefinition, Origin, PackDefinition, Record,
+};
 
 use crate::bound::{Bindings, BoundTo};
+use crate::cold::Extent;
 use crate::declare::alternate;
 use crate::engine::Engine;
 use crate::exchange::{Exchange, Router, Target};
@@ -50,6 +54,7 @@ impl Engine {
     /// [`RestoreError`] if a record makes no sense; the engine is then of no use.
     pub fn restore(&mut self, address: Lsn, records: &[u8]) -> Result<(), RestoreError> {
         let mut messages = Restored::default();
+        self.replayed.get_or_insert(address);
         for record in leveret_record::Records::new(records) {
             let (_, record) = record?;
             match record {
@@ -79,14 +84,34 @@ impl Engine {
     /// unused that expire.
     pub fn restored(&mut self, now: Time) {
         for queue in self.queues.values_mut() {
-            queue.restored(&self.chunks);
+            let packs = &self.chunks.packs;
+            queue.restored(&self.chunks, |extent| {
+                packs.mentioned(extent.pack) == Some(extent.mention)
+            });
+            for (_, extent) in queue.extents() {
+                self.chunks.packs.gain(extent.pack, extent.live.len());
+            }
+            (queue.seen, queue.promised) = (queue.promised, queue.promised);
             queue.used = now;
             // What was out on leases may be more than a queue may hold.
             queue.excess = queue.over_limit();
             mark_dirty(queue, &mut self.dirty);
         }
+        self.chunks.packs.forget_empty();
+        self.replayed = None;
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         ids.into_iter().for_each(|id| self.arm(id));
+    }
+
+    /// The highest number of a pack that the log has told of, needed or not.
+    #[must_use]
+    pub fn last_pack(&self) -> PackId {
+        self.chunks.packs.highest()
+    }
+
+    /// The packs that are needed.
+    pub fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.chunks.packs.iter().map(|(pack, _)| pack)
     }
 
     /// The addresses that are still needed, one for each chunk of live messages.
@@ -117,7 +142,11 @@ impl Engine {
                 records += self.write_bindings(index, Target::Exchange(*id), log);
             }
         }
-        records
+        for queue in self.queues.values().filter(|queue| queue.promised > Position(0)) {
+            leveret_record::write_delivered(log, queue.id, queue.promised);
+            records += 1;
+        }
+        records + self.write_packs(log)
     }
 
     /// Writes the durable bindings of one far end.
@@ -158,19 +187,13 @@ impl Engine {
         };
         let index = restored.chunk.push(message)?;
         restored.chunk.set_past(index, origin.past);
-        let ttl = match origin.time {
-            Some(_) => Properties::decode(message.properties).ok().as_ref().and_then(time_to_live),
-            None => None,
-        };
         let asked = properties::scan(message.properties).ok().and_then(|scan| scan.priority);
         let bytes = (restored.chunk.message_len(index) + OVERHEAD_BYTES) as u32;
         for (queue, position) in &entries {
             if let Some(queue) = self.queues.get_mut(queue) {
-                let ttl = [queue.settings.ttl, ttl].into_iter().flatten().min();
-                let expires = ttl.and_then(|ttl| origin.time.map(|time| time.after(ttl)));
                 let entry = Entry {
                     position: *position,
-                    expires: expires.unwrap_or(Time::NEVER),
+                    expires: expires(message, origin, queue.settings.ttl),
                     chunk: slot,
                     message: index,
                     bytes,
@@ -258,13 +281,51 @@ impl Engine {
             }
             Record::Bind(binding) => self.restore_binding(binding, true)?,
             Record::Unbind(binding) => self.restore_binding(binding, false)?,
-            Record::Publish { .. }
-            | Record::Settle { .. }
-            | Record::Pack(_)
-            | Record::Extent(_)
-            | Record::Delivered { .. } => {}
+            Record::Pack(pack) => self.restore_pack(&pack),
+            Record::Extent(extent) => self.restore_extent(&extent),
+            Record::Delivered { queue, below } => {
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    queue.promised = queue.promised.max(below);
+                }
+            }
+            Record::Publish { .. } | Record::Settle { .. } => {}
         }
         Ok(())
+    }
+
+    fn restore_pack(&mut self, pack: &PackDefinition) {
+        self.chunks.packs.note(pack.id);
+        for replaced in &pack.replaces {
+            self.chunks.packs.forget(*replaced);
+            for lane in self.queues.values_mut().flat_map(Queue::lanes) {
+                if let Some(cold) = &mut lane.cold {
+                    cold.extents.retain(|extent| extent.pack != *replaced);
+                }
+            }
+        }
+        // Otherwise its messages are in the part of the log that is replayed.
+        if self.replayed.is_some_and(|start| pack.end <= start) {
+            self.chunks.packs.mention(pack.id, pack.end);
+        }
+    }
+
+    fn restore_extent(&mut self, extent: &ExtentDefinition) {
+        let Some(mention) = self.chunks.packs.mentioned(extent.pack) else { return };
+        let Some(queue) = self.queues.get_mut(&extent.queue) else { return };
+        let lanes = queue.lanes();
+        let lane = usize::from(extent.priority).min(lanes.len() - 1);
+        let cold = lanes[lane].cold.get_or_insert_default();
+        // What was said of it before is out of date.
+        cold.extents.retain(|known| known.pack != extent.pack || known.mention == mention);
+        for live in PositionSet::of_runs(extent.runs.iter().copied()) {
+            cold.add(Extent {
+                pack: extent.pack,
+                expires: extent.expires.unwrap_or(Time::NEVER),
+                body_bytes: extent.body_bytes,
+                mention,
+                live,
+            });
+        }
     }
 
     fn restore_binding(
@@ -298,6 +359,16 @@ impl Engine {
         let found = self.vhosts.iter().position(|vhost| vhost.name == *name);
         found.ok_or_else(|| RestoreError::NoVHost(name.clone()))
     }
+}
+
+/// When a message is too old that was published as `origin` says, in a queue with this time to
+/// live.
+pub(crate) fn expires(message: Message<'_>, origin: Origin, ttl: Option<u64>) -> Time {
+    let Some(time) = origin.time else { return Time::NEVER };
+    let own = Properties::decode(message.properties).ok();
+    let own = own.as_ref().and_then(time_to_live);
+    let ttl = [ttl, own].into_iter().flatten().min();
+    ttl.map_or(Time::NEVER, |ttl| time.after(ttl))
 }
 
 /// The chunk that messages are being restored into.

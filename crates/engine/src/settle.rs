@@ -104,7 +104,7 @@ impl Engine {
         queue.leased -= 1;
         let limit = queue.settings.delivery_limit;
         match outcome {
-            Outcome::Accept => step.settled(lease.queue, lease.entry, &mut self.chunks),
+            Outcome::Accept => step.settled(queue, lease.entry, &mut self.chunks),
             Outcome::Discard => self.die(lease.queue, lease.entry, Reason::Rejected, step),
             Outcome::Requeue if limit.is_some_and(|limit| lease.entry.attempts >= limit) => {
                 self.die(lease.queue, lease.entry, Reason::DeliveryLimit, step);

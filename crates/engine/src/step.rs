@@ -6,9 +6,9 @@ use std::sync::Arc;
 use leveret_model::limits::STEP_WORK_BYTES_MAX;
 use leveret_model::{Chunk, Lsn, Position, QueueId, SessionId, Time};
 
-use crate::chunks::Chunks;
+use crate::chunks::{Chunks, Home};
 use crate::effect::Effects;
-use crate::queue::Entry;
+use crate::queue::{Entry, Queue};
 
 /// Messages that are being published.
 #[derive(Clone)]
@@ -62,17 +62,26 @@ impl<'a> Step<'a> {
     }
 
     /// Ends a message: its queue is done with it, and the log will know.
-    pub(crate) fn settled(&mut self, queue: QueueId, entry: Entry, chunks: &mut Chunks) {
-        chunks.release(entry.chunk, &mut self.effects.released);
-        if !entry.durable {
-            return;
+    pub(crate) fn settled(&mut self, queue: &mut Queue, entry: Entry, chunks: &mut Chunks) {
+        if entry.durable {
+            if chunks.home(entry.chunk) == Home::Packs {
+                let body_bytes = chunks.body_len(&entry);
+                let pack = queue.settle_packed(&entry, body_bytes);
+                pack.into_iter().for_each(|pack| chunks.packs.lose(pack, 1));
+            }
+            self.settled_run(queue.id, entry.position, 1);
         }
+        chunks.release(entry.chunk, &mut self.effects.released);
+    }
+
+    /// The log will know that neighbouring positions of a queue are settled.
+    pub(crate) fn settled_run(&mut self, queue: QueueId, first: Position, count: u64) {
         let run = &mut self.settled;
-        if run.queue == queue && entry.position.0 == run.first.0 + run.count && run.count > 0 {
-            run.count += 1;
+        if run.queue == queue && first.0 == run.first.0 + run.count && run.count > 0 {
+            run.count += count;
         } else {
             self.flush_settled();
-            self.settled = Run { queue, first: entry.position, count: 1 };
+            self.settled = Run { queue, first, count };
         }
     }
 

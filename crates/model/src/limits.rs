@@ -52,6 +52,10 @@ pub const MEMORY_RESUME_PERCENT: usize = 90;
 /// Least memory that may be allowed for messages, in bytes: one of the largest must have room,
 /// with some to spare.
 pub const MEMORY_BYTES_MIN: usize = 32 * 1024 * 1024;
+/// Smallest file of the log, in bytes: each begins with all definitions.
+pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+/// Largest file of the log, in bytes: an index of messages in it must be able to say where they are.
+pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// HTTP connections at a time; the API is for people and their tools, not for every client.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
 /// How long an HTTP client may take for the head of a request, and between two requests.

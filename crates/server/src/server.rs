@@ -83,6 +83,8 @@ async fn serve(config: Config) -> Result<(), ServerError> {
             password: config.default_pass.reveal().to_owned(),
         }],
         memory_max: config.memory_max,
+        memory_target: config.memory_target,
+        segment_bytes: config.segment_size,
     })?;
     if config.default_user != LOOPBACK_ONLY_USER && config.default_pass.reveal() == WELL_KNOWN {
         tracing::warn!(

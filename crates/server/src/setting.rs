@@ -159,6 +159,28 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
+    /// From how much memory on messages that are safe on disk leave it. What publishers wait for is
+    /// memory-max.
+    memory_target: usize {
+        name: "memory-target",
+        value: "BYTES",
+        default: "64MiB",
+        allowed: "a size in bytes, or as 64MiB, 1GB and the like",
+        parse: value::size,
+        rabbitmq_env: None,
+        secret: false,
+    }
+    /// How large the files of the log are. Smaller ones mean less disk space for an idle broker and a
+    /// faster restart after a kill; larger ones less work for a busy one.
+    segment_size: u64 {
+        name: "segment-size",
+        value: "BYTES",
+        default: "32MiB",
+        allowed: "a size from 1MiB to 1GiB, in bytes or as 32MiB, 64MB and the like",
+        parse: value::segment_size,
+        rabbitmq_env: None,
+        secret: false,
+    }
     /// What to log to standard error: a level, or levels by module.
     log: LogFilter {
         name: "log",

@@ -1,7 +1,9 @@
 //! What the text of a setting may be, and the types that are not the standard library's.
 
 use crate::machine;
-use leveret_model::limits::{MEMORY_BYTES_MIN, SHORT_STRING_BYTES_MAX};
+use leveret_model::limits::{
+    MEMORY_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SHORT_STRING_BYTES_MAX,
+};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -69,8 +71,13 @@ pub(crate) fn memory(text: &str) -> Option<usize> {
     size(text).filter(|bytes| *bytes >= MEMORY_BYTES_MIN)
 }
 
+pub(crate) fn segment_size(text: &str) -> Option<u64> {
+    let bytes = size(text)? as u64;
+    (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes).then_some(bytes)
+}
+
 /// A number of bytes, with one of RabbitMQ's units or without.
-fn size(text: &str) -> Option<usize> {
+pub(crate) fn size(text: &str) -> Option<usize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let (base, power): (usize, u32) = match unit.trim_start() {

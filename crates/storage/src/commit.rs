@@ -35,7 +35,7 @@ pub(crate) struct Commit {
     reserved: bool,
     /// The commit thread waits for a sealed frame.
     seal_wanted: bool,
-    sealed: Option<Sealed>,
+    sealed: Option<SealedFrame>,
     /// The other buffer, when it is not in flight.
     idle: Vec<u8>,
     durable: Lsn,
@@ -43,7 +43,7 @@ pub(crate) struct Commit {
 
 /// A frame on its way to the disk: padded, its header still blank.
 #[derive(Debug)]
-pub(crate) struct Sealed {
+pub(crate) struct SealedFrame {
     pub(crate) header: frame::Header,
     pub(crate) bytes: Vec<u8>,
     /// Whether it is the first frame of a new segment.
@@ -128,7 +128,7 @@ impl Commit {
 
     /// A frame to write, if there is one now. If there is one but a writer holds it, the writer
     /// will seal it; ask again then.
-    pub(crate) fn take(&mut self) -> Option<Sealed> {
+    pub(crate) fn take(&mut self) -> Option<SealedFrame> {
         if let Some(sealed) = self.sealed.take() {
             return Some(sealed);
         }
@@ -144,13 +144,13 @@ impl Commit {
 
     /// An empty frame whose only content is in its header: that all before it is durable. None if
     /// this opening of the log has written nothing.
-    pub(crate) fn take_closing(&mut self) -> Option<Sealed> {
+    pub(crate) fn take_closing(&mut self) -> Option<SealedFrame> {
         debug_assert!(self.pending() == 0 && self.durable == self.start && !self.reserved);
         (self.segment_used.is_some() && !self.opens_segment()).then(|| self.seal())
     }
 
     /// The frame is on stable storage; its buffer is used again. Returns the new durable address.
-    pub(crate) fn complete(&mut self, frame: Sealed) -> Lsn {
+    pub(crate) fn complete(&mut self, frame: SealedFrame) -> Lsn {
         debug_assert_eq!(frame.header.first, self.durable);
         self.durable = frame.header.end();
         if frame.bytes.capacity() <= BUFFER_BYTES_KEPT {
@@ -159,7 +159,7 @@ impl Commit {
         self.durable
     }
 
-    fn seal(&mut self) -> Sealed {
+    fn seal(&mut self) -> SealedFrame {
         let new_segment = self.opens_segment();
         let len = self.pending() as u32;
         let next = blank(std::mem::take(&mut self.idle));
@@ -180,7 +180,7 @@ impl Commit {
         let used = if new_segment { 0 } else { self.segment_used.unwrap_or(0) };
         self.segment_used = Some(used + bytes.len() as u64);
         self.start = header.end();
-        Sealed { header, bytes, new_segment }
+        SealedFrame { header, bytes, new_segment }
     }
 }
 

@@ -10,29 +10,34 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use leveret_model::Lsn;
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use leveret_model::{Lsn, PackId};
 
 use crate::error::fatal;
-use crate::segment;
+use crate::pack::Packs;
+use crate::pins::Retired;
+use crate::segment::{self, Sealed};
+use crate::space::{self, Space};
 
-/// How many files wait to become a segment.
+/// How many files wait to become a segment: also space for when the disk is full.
 pub(crate) const SPARES_MAX: usize = 2;
 const ZEROS_BYTES: usize = 1024 * 1024;
 /// How much is written before it is synced, so that a commit never waits behind much of it.
 const SYNC_BYTES: u64 = 4 * 1024 * 1024;
 /// How much lower than the other threads the keeper ranks for the processor.
 const KEEPER_NICENESS: i32 = 10;
+/// How long the keeper waits before it tries again to prepare what it could not.
+const PREPARE_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
 
 /// The spare files of a `wal` directory, shared by the commit thread and the keeper.
 #[derive(Debug)]
 pub(crate) struct Spares {
     wal: PathBuf,
     file_bytes: u64,
+    space: Arc<Space>,
     ready: Mutex<Vec<PathBuf>>,
     next_name: AtomicU64,
 }
@@ -42,20 +47,28 @@ pub(crate) struct Spares {
 pub(crate) enum Job {
     /// A spare has been used.
     Prepare,
-    /// These segments are needed no more, the oldest first.
-    Recycle(Vec<Lsn>),
+    /// The log needs these segments no more, the oldest first.
+    Retire(Vec<Retired>),
+    /// Nothing lives in these packs any more.
+    Remove(Vec<PackId>),
 }
 
 impl Spares {
     /// `found` are the spare files of the directory; those above the limit are removed.
-    pub(crate) fn new(wal: &Path, segment_bytes: u64, mut found: Vec<PathBuf>) -> io::Result<Self> {
+    pub(crate) fn new(
+        wal: &Path,
+        segment_bytes: u64,
+        space: Arc<Space>,
+        mut found: Vec<PathBuf>,
+    ) -> io::Result<Self> {
         let names = found.iter().filter_map(|path| spare_number(path));
         let next_name = AtomicU64::new(names.max().map_or(0, |highest| highest.wrapping_add(1)));
         for path in found.drain(SPARES_MAX.min(found.len())..) {
             fs::remove_file(path)?;
         }
         let file_bytes = segment_bytes + segment::HEADER_BYTES as u64;
-        Ok(Spares { wal: wal.to_owned(), file_bytes, ready: Mutex::new(found), next_name })
+        let (wal, ready) = (wal.to_owned(), Mutex::new(found));
+        Ok(Spares { wal, file_bytes, space, ready, next_name })
     }
 
     /// A file to make a segment of, and its present name. Takes a prepared one, or makes one now,
@@ -67,11 +80,11 @@ impl Spares {
         }
         let path = self.new_name("free");
         let file = File::create_new(&path)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.file_bytes) {
-            // A file system that cannot is still one that can grow a file.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok((file, path)),
-            Err(error) => Err(error.into()),
+        if let Err(error) = self.space.reserve(&file, self.file_bytes) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
         }
+        Ok((file, path))
     }
 
     fn is_full(&self) -> bool {
@@ -94,6 +107,8 @@ impl Spares {
 
     fn write_zeros(&self, path: &Path) -> io::Result<()> {
         let file = File::create_new(path)?;
+        // Fails at once where there is no room, and not after having taken all that is left.
+        self.space.reserve(&file, self.file_bytes)?;
         let zeros = vec![0; ZEROS_BYTES];
         let mut at = 0;
         while at < self.file_bytes {
@@ -107,8 +122,50 @@ impl Spares {
         file.sync_all()
     }
 
-    /// Makes a segment a spare, or removes it. The directory is synced each time: the log loses
-    /// its segments in order, also in the eyes of a restart.
+    /// Prepares spares until there are enough. False if some are missing still.
+    fn fill(&self, warned: &mut bool) -> bool {
+        while !self.is_full() {
+            // What room there is, the commit thread has a better use for.
+            if self.space.is_out() {
+                return false;
+            }
+            if let Err(error) = self.prepare() {
+                if !std::mem::replace(warned, true) {
+                    let wal = self.wal.display();
+                    tracing::warn!(%error, "cannot prepare the next log segment in {wal} yet");
+                }
+                // Whatever else it is, the commit thread will say so.
+                return !space::is_full(&error);
+            }
+            *warned = false;
+        }
+        true
+    }
+
+    /// Takes what the log needs no more away from it. The directory is synced each time: the log
+    /// loses its segments in order, also in the eyes of a restart.
+    fn retire(&self, packs: &Packs, Retired { segment, pack }: Retired) {
+        match pack {
+            Some(pack) => self.become_pack(packs, segment, pack),
+            None => self.recycle(segment.first),
+        }
+    }
+
+    /// Makes a segment the data file of a pack, without what was only reserved.
+    fn become_pack(&self, packs: &Packs, segment: Sealed, pack: PackId) {
+        let path = segment::path(&self.wal, segment.first);
+        let rename = || -> io::Result<()> {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            file.set_len(segment.file_bytes())?;
+            file.sync_all()?;
+            fs::rename(&path, packs.data_path(pack))?;
+            sync_directory(packs.directory())?;
+            sync_directory(&self.wal)
+        };
+        rename().unwrap_or_else(|error| fatal("make a pack of log segment", &path, &error));
+    }
+
+    /// Makes a segment a spare, or removes it.
     fn recycle(&self, first: Lsn) {
         let path = segment::path(&self.wal, first);
         let result = if self.is_full() {
@@ -132,23 +189,26 @@ impl Spares {
 }
 
 /// The keeper thread: does its jobs until the commit thread is gone.
-pub(crate) fn keep(spares: &Arc<Spares>, jobs: &Receiver<Job>) {
+pub(crate) fn keep(spares: &Spares, packs: &Packs, jobs: &Receiver<Job>) {
     // On Linux this is the niceness of the calling thread alone.
     if let Err(error) = rustix::process::nice(KEEPER_NICENESS) {
         tracing::debug!(%error, "the log's keeper runs at normal priority");
     }
-    for job in jobs {
+    let (mut filled, mut warned) = (true, false);
+    loop {
+        let job = match filled {
+            true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => jobs.recv_timeout(PREPARE_AGAIN),
+        };
         match job {
-            Job::Recycle(segments) => segments.into_iter().for_each(|first| spares.recycle(first)),
-            // One is enough to stay ahead; a second comes from recycling.
-            Job::Prepare if spares.lock().is_empty() => {
-                if let Err(error) = spares.prepare() {
-                    let wal = spares.wal.display();
-                    tracing::warn!(%error, "cannot prepare the next log segment in {wal}");
-                }
+            Ok(Job::Retire(segments)) => {
+                segments.into_iter().for_each(|retired| spares.retire(packs, retired));
             }
-            Job::Prepare => {}
+            Ok(Job::Remove(removed)) => packs.remove(&removed),
+            Ok(Job::Prepare) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
+        filled = spares.fill(&mut warned);
     }
 }
 

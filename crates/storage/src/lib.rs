@@ -29,13 +29,17 @@ mod files;
 mod frame;
 mod lock;
 mod log;
+mod pack;
 mod pins;
 mod recovery;
 mod scan;
 mod segment;
+mod space;
 #[cfg(test)]
 mod testing;
 mod writer;
 
 pub use error::{OpenError, ReplayError};
 pub use log::{Log, LogOptions, OnDurable, Replay, Slot};
+pub use pack::{Loaded, PackError, Packs, Wanted};
+pub use segment::Sealed;

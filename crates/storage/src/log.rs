@@ -8,15 +8,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use leveret_model::Lsn;
+use leveret_model::{Lsn, PackId};
 
-use crate::commit::{Commit, Sealed};
+use crate::commit::{Commit, SealedFrame};
 use crate::error::{OpenError, ReplayError};
 use crate::files::{self, Job, Spares, sync_directory};
 use crate::lock::DirectoryLock;
+use crate::pack::Packs;
 use crate::pins::Pins;
 use crate::recovery::{self, Recovered};
-use crate::writer::Writer;
+use crate::segment::Sealed;
+use crate::space::Space;
+use crate::writer::{NoRoom, Writer};
 
 /// So much in the open frame is worth a sync at once, whatever the pacing.
 const PACED_BYTES_MAX: usize = 256 * 1024;
@@ -46,7 +49,7 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         let pacing = Duration::from_micros(300);
-        LogOptions { segment_bytes: 64 * 1024 * 1024, pacing, realtime: true }
+        LogOptions { segment_bytes: 32 * 1024 * 1024, pacing, realtime: true }
     }
 }
 
@@ -57,6 +60,7 @@ impl Default for LogOptions {
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
+    packs: Packs,
     threads: Option<(JoinHandle<()>, JoinHandle<()>)>,
     _lock: DirectoryLock,
 }
@@ -78,12 +82,15 @@ struct Shared {
     durable: AtomicU64,
     /// The address after the last record appended.
     appended: AtomicU64,
+    space: Arc<Space>,
 }
 
 #[derive(Debug)]
 struct State {
     commit: Commit,
     pins: Pins,
+    /// Until the commit thread ends.
+    keeper: Option<Sender<Job>>,
     /// With how much in the open frame the commit thread wants to be woken: it sleeps, or it
     /// paces itself, or (never) it works.
     wake_bytes: usize,
@@ -114,26 +121,31 @@ impl Log {
         fs::create_dir_all(directory).map_err(OpenError::io("create", directory))?;
         let lock = DirectoryLock::take(directory)?;
         fs::create_dir_all(&wal).map_err(OpenError::io("create", &wal))?;
+        let packs = Packs::open(directory)?;
         sync_directory(directory).map_err(OpenError::io("sync", directory))?;
         let mut recovered = recovery::recover(&wal, replay)?;
 
         let found = std::mem::take(&mut recovered.spares);
-        let spares = Spares::new(&wal, options.segment_bytes, found);
+        let space = Arc::new(Space::default());
+        let spares = Spares::new(&wal, options.segment_bytes, Arc::clone(&space), found);
         let spares = Arc::new(spares.map_err(OpenError::io("tidy", &wal))?);
-        let shared = Arc::new(Shared::new(&recovered, options.segment_bytes));
-        let writer = Writer::new(&wal, Arc::clone(&spares), &recovered);
         let (keeper, jobs) = mpsc::channel();
         let _ = keeper.send(Job::Prepare);
+        let writer = Writer::new(&wal, Arc::clone(&spares), Arc::clone(&space), &recovered);
+        let shared = Arc::new(Shared::new(&recovered, options.segment_bytes, space, keeper));
         let keep = thread::Builder::new().name("log-keeper".to_owned());
         let keep = keep
-            .spawn(move || files::keep(&spares, &jobs))
+            .spawn({
+                let packs = packs.clone();
+                move || files::keep(&spares, &packs, &jobs)
+            })
             .map_err(OpenError::io("start the keeper thread of", &wal))?;
-        let thread = CommitThread { shared: Arc::clone(&shared), writer, on_durable, keeper };
+        let thread = CommitThread { shared: Arc::clone(&shared), writer, on_durable };
         let commit = thread::Builder::new().name("log-commit".to_owned());
         let commit = commit
             .spawn(move || thread.run(&options))
             .map_err(OpenError::io("start the commit thread of", &wal))?;
-        Ok(Log { shared, threads: Some((commit, keep)), _lock: lock })
+        Ok(Log { shared, packs, threads: Some((commit, keep)), _lock: lock })
     }
 
     /// Takes the right to append.
@@ -171,14 +183,64 @@ impl Log {
 
     /// One live thing fewer at each of these addresses. Append the records that make it so first:
     /// a segment is recycled only when everything appended before its last release is durable.
+    /// Those in a segment that is retired are ignored.
     pub fn release(&self, lsns: &[Lsn]) {
         let mut state = self.shared.lock();
         let end = Lsn(self.shared.appended.load(Ordering::Relaxed));
         state.pins.release(lsns, end);
     }
 
+    /// The packs of this directory. Not to be used after the log is closed.
+    ///
+    /// After a replay, and before the first append, tell them which ids the log knows
+    /// ([`Packs::reserve_above`]) and which packs hold messages ([`Packs::settle`]).
+    #[must_use]
+    pub fn packs(&self) -> Packs {
+        self.packs.clone()
+    }
+
+    /// The segments that are sealed, durable and not retired, the oldest first. All that were
+    /// found by opening are among them. Unless it is pinned, the oldest may be recycled at any
+    /// moment: hold a pin at its first address while it is made a pack.
+    #[must_use]
+    pub fn sealed(&self) -> Vec<Sealed> {
+        let state = self.shared.lock();
+        state.pins.sealed(self.durable())
+    }
+
+    /// Ends the part the oldest segment plays in the log, once everything appended so far is
+    /// durable: it becomes the data file of a pack ([`Packs::adopt`]), or is recycled. Its pins
+    /// count no more. That happens later, by a thread of the log, and not before something was
+    /// appended behind the segment; a segment behind one that stays waits for that.
+    ///
+    /// A segment that the log does not have any more is ignored.
+    pub fn retire(&self, segment: Sealed, pack: Option<PackId>) {
+        let mut state = self.shared.lock();
+        let end = Lsn(self.shared.appended.load(Ordering::Relaxed));
+        if !state.pins.retire(segment.first, pack, end) {
+            tracing::warn!(segment = %segment.first, "no such log segment to retire");
+        }
+        state.let_go(self.durable());
+    }
+
+    /// Deletes packs once everything appended so far is durable ([`Packs::remove`]).
+    pub fn remove_packs(&self, packs: Vec<PackId>) {
+        let mut state = self.shared.lock();
+        let end = Lsn(self.shared.appended.load(Ordering::Relaxed));
+        state.pins.remove_packs(packs, end);
+        state.let_go(self.durable());
+    }
+
+    /// Whether the log waits for room on its disk: what is appended now is durable when there is
+    /// some again, and not before.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        self.shared.space.is_out()
+    }
+
     /// Returns when everything appended is durable, the threads have ended and the directory is
-    /// free for another.
+    /// free for another. If there is no room on the disk for five seconds it returns all the same;
+    /// what was not durable is lost then, and a log message says how much that is.
     pub fn close(self) {
         drop(self);
     }
@@ -186,10 +248,10 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.shared.space.close();
         self.shared.lock().closing = true;
         self.shared.wake.notify_all();
         let Some((commit, keeper)) = self.threads.take() else { return };
-        // The keeper ends when the commit thread, which sends it jobs, has ended.
         for thread in [commit, keeper] {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log panicked; not everything may be durable");
@@ -252,15 +314,21 @@ impl Drop for Slot<'_> {
 }
 
 impl Shared {
-    fn new(recovered: &Recovered, segment_bytes: u64) -> Self {
-        let mut pins = Pins::default();
-        recovered.segments.iter().for_each(|&first| pins.begin(first));
+    fn new(
+        recovered: &Recovered,
+        segment_bytes: u64,
+        space: Arc<Space>,
+        keeper: Sender<Job>,
+    ) -> Self {
+        let pins = Pins::found(&recovered.segments, recovered.end);
         let commit = Commit::new(recovered.end, segment_bytes);
+        let keeper = Some(keeper);
         Shared {
-            state: Mutex::new(State { commit, pins, wake_bytes: NEVER, closing: false }),
+            state: Mutex::new(State { commit, pins, keeper, wake_bytes: NEVER, closing: false }),
             wake: Condvar::new(),
             durable: AtomicU64::new(recovered.end.0),
             appended: AtomicU64::new(recovered.end.0),
+            space,
         }
     }
 
@@ -270,7 +338,7 @@ impl Shared {
 
     /// Waits for the next frame: for records, then until `not_before` unless there are many. None
     /// when the log is closed and everything is written.
-    fn next_frame(&self, not_before: Option<Instant>) -> Option<Sealed> {
+    fn next_frame(&self, not_before: Option<Instant>) -> Option<SealedFrame> {
         let mut state = self.lock();
         loop {
             let pending = state.commit.pending();
@@ -295,12 +363,27 @@ impl Shared {
     }
 }
 
+impl State {
+    /// Tells the keeper what is needed no more. Two threads do this, and the order matters: hence
+    /// under the lock.
+    fn let_go(&mut self, durable: Lsn) {
+        let packs = self.pins.reclaim_packs(durable);
+        let segments = self.pins.reclaim(durable);
+        let Some(keeper) = &self.keeper else { return };
+        if !packs.is_empty() {
+            let _ = keeper.send(Job::Remove(packs));
+        }
+        if !segments.is_empty() {
+            let _ = keeper.send(Job::Retire(segments));
+        }
+    }
+}
+
 /// What the commit thread owns.
 struct CommitThread {
     shared: Arc<Shared>,
     writer: Writer,
     on_durable: OnDurable,
-    keeper: Sender<Job>,
 }
 
 /// Without its commit thread a broker would take messages and confirm none, for ever.
@@ -321,27 +404,34 @@ impl CommitThread {
         let mut not_before = None;
         while let Some(mut frame) = self.shared.next_frame(not_before) {
             let began = Instant::now();
-            self.writer.write(&mut frame);
+            if let Err(NoRoom) = self.writer.write(&mut frame) {
+                let bytes = frame.bytes.len() + self.shared.lock().commit.pending();
+                tracing::error!(
+                    bytes,
+                    "closed without room on the disk: the log's last bytes are \
+                    lost; nothing of them was confirmed"
+                );
+                break;
+            }
             let new_segment = frame.new_segment;
             let closing = frame.header.len == 0;
             let mut state = self.shared.lock();
             let durable = state.commit.complete(frame);
-            let free = state.pins.reclaim(durable);
             // Records that came during the sync mean that more will come while waiting a little.
             not_before = (state.commit.pending() > 0).then(|| began + options.pacing);
+            if new_segment && let Some(keeper) = &state.keeper {
+                let _ = keeper.send(Job::Prepare);
+            }
+            state.let_go(durable);
             drop(state);
             self.shared.durable.store(durable.0, Ordering::Release);
             (self.on_durable)(durable);
-            if !free.is_empty() {
-                let _ = self.keeper.send(Job::Recycle(free));
-            }
-            if new_segment {
-                let _ = self.keeper.send(Job::Prepare);
-            }
             if closing {
                 break;
             }
         }
+        // The keeper ends when it has done what it was told.
+        self.shared.lock().keeper = None;
     }
 }
 
@@ -361,5 +451,9 @@ fn ask_for_realtime() {
     }
 }
 
+#[cfg(test)]
+mod retire_tests;
+#[cfg(test)]
+mod space_tests;
 #[cfg(test)]
 mod tests;

@@ -34,9 +34,17 @@ pub(crate) struct Scan {
 
 impl Scan {
     pub(crate) fn open(path: &Path, expected: Expected) -> io::Result<Scan> {
-        let file = File::open(path)?;
+        Scan::new(File::open(path)?, expected)
+    }
+
+    pub(crate) fn new(file: File, expected: Expected) -> io::Result<Scan> {
         let file_bytes = file.metadata()?.len();
         Ok(Scan { file, file_bytes, expected, window: Vec::new(), window_at: 0 })
+    }
+
+    /// Gives the file back.
+    pub(crate) fn into_file(self) -> File {
+        self.file
     }
 
     /// The byte of the file at which the frame with that address lies.

@@ -25,7 +25,7 @@ use leveret_model::Lsn;
 /// Bytes of a segment before its first frame.
 pub(crate) const HEADER_BYTES: usize = 4096;
 /// The format this build reads and writes.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"LVRTWAL1";
 /// No log gets this far, so that addresses can be added to without a check.
 const LSN_MAX: u64 = u64::MAX / 2;
@@ -43,6 +43,22 @@ pub(crate) struct Header {
     pub(crate) first: Lsn,
     pub(crate) created_ms: u64,
     pub(crate) prev_crc: u32,
+}
+
+/// A segment of the log that is written, durable and not added to any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealed {
+    /// The address of its first frame.
+    pub first: Lsn,
+    /// The address after its last frame.
+    pub end: Lsn,
+}
+
+impl Sealed {
+    /// How many bytes of its file are in use; what is behind them was only reserved.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + self.end.0.saturating_sub(self.first.0)
+    }
 }
 
 /// Why bytes are not a segment header.
@@ -127,7 +143,8 @@ pub(crate) fn parse_name(name: &str) -> Option<Lsn> {
     digits.parse().ok().filter(|_| all_digits).map(Lsn)
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+/// `N` bytes at `at`, which the caller knows to be there.
+pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
     array

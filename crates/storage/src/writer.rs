@@ -8,23 +8,32 @@ use std::sync::Arc;
 
 use leveret_model::Lsn;
 
-use crate::commit::Sealed;
+use crate::commit::SealedFrame;
 use crate::error::fatal;
 use crate::files::{Spares, sync_directory};
 use crate::frame;
 use crate::recovery::Recovered;
 use crate::segment::{self, Uuid};
+use crate::space::Space;
 
-/// Writes sealed frames. Every error ends the process.
+/// By how much a segment grows that turns out too small, in bytes.
+const GROWTH_BYTES: u64 = 64 * 1024;
+
+/// Writes sealed frames. Waits where there is no room; every other error ends the process.
 #[derive(Debug)]
 pub(crate) struct Writer {
     wal: PathBuf,
     spares: Arc<Spares>,
+    space: Arc<Space>,
     node: Uuid,
     epoch: u32,
     prev_crc: u32,
     segment: Option<Segment>,
 }
+
+/// There was no room, and the log is being closed.
+#[derive(Debug)]
+pub(crate) struct NoRoom;
 
 #[derive(Debug)]
 struct Segment {
@@ -32,14 +41,22 @@ struct Segment {
     path: PathBuf,
     first: Lsn,
     seed: u32,
+    /// Up to where the file can be written without asking for room, in bytes.
+    reserved: u64,
 }
 
 impl Writer {
     /// Goes on where recovery ended, in a segment of its own.
-    pub(crate) fn new(wal: &Path, spares: Arc<Spares>, recovered: &Recovered) -> Self {
+    pub(crate) fn new(
+        wal: &Path,
+        spares: Arc<Spares>,
+        space: Arc<Space>,
+        recovered: &Recovered,
+    ) -> Self {
         Writer {
             wal: wal.to_owned(),
             spares,
+            space,
             node: recovered.node,
             epoch: recovered.epoch + 1,
             prev_crc: recovered.prev_crc,
@@ -48,33 +65,64 @@ impl Writer {
     }
 
     /// Writes a frame; when this returns it is on stable storage.
-    pub(crate) fn write(&mut self, sealed: &mut Sealed) {
-        if sealed.new_segment || self.segment.is_none() {
-            let segment = begin(self, sealed.header.first)
-                .unwrap_or_else(|error| fatal("begin a log segment", &self.wal, &error));
-            self.segment = Some(segment);
-        }
-        let Some(segment) = &self.segment else { return };
+    pub(crate) fn write(&mut self, sealed: &mut SealedFrame) -> Result<(), NoRoom> {
+        let begun = match self.segment.take() {
+            Some(segment) if !sealed.new_segment => segment,
+            _ => self.begin(sealed.header.first)?,
+        };
+        let segment = self.segment.insert(begun);
         sealed.header.epoch = self.epoch;
         sealed.header.prev_crc = self.prev_crc;
         self.prev_crc = frame::finish(&mut sealed.bytes, &sealed.header, segment.seed);
         let at = segment::HEADER_BYTES as u64 + (sealed.header.first.0 - segment.first.0);
+        segment.reserve(&self.space, at + sealed.bytes.len() as u64)?;
         let written = segment.file.write_all_at(&sealed.bytes, at);
         written.unwrap_or_else(|error| fatal("write log segment", &segment.path, &error));
         let synced = segment.file.sync_data();
         synced.unwrap_or_else(|error| fatal("sync log segment", &segment.path, &error));
+        Ok(())
+    }
+
+    /// The segment that begins at `first`; everything before is durable.
+    fn begin(&self, first: Lsn) -> Result<Segment, NoRoom> {
+        let attempt = || self.try_begin(first);
+        let begun = self.space.wait_for("begin a log segment", &self.wal, attempt);
+        let segment = begun.ok_or(NoRoom)?;
+        let synced = sync_directory(&self.wal);
+        synced.unwrap_or_else(|error| fatal("sync log directory", &self.wal, &error));
+        Ok(segment)
+    }
+
+    /// Turns a spare file into a segment.
+    fn try_begin(&self, first: Lsn) -> io::Result<Segment> {
+        let header = segment::Header::new(self.node, self.epoch, first, self.prev_crc)?;
+        let (file, spare) = self.spares.take()?;
+        let path = segment::path(&self.wal, first);
+        let named = file
+            .write_all_at(&header.encode(), 0)
+            .and_then(|()| file.sync_data())
+            // Replaces a segment that a crash left without a frame.
+            .and_then(|()| fs::rename(&spare, &path));
+        if let Err(error) = named {
+            // Nobody knows what a failed sync has left in it.
+            let _ = fs::remove_file(&spare);
+            return Err(error);
+        }
+        let reserved = file.metadata()?.len();
+        Ok(Segment { file, path, first, seed: header.seed(), reserved })
     }
 }
 
-/// Turns a spare file into the segment that begins at `first`; everything before is durable.
-fn begin(writer: &Writer, first: Lsn) -> io::Result<Segment> {
-    let header = segment::Header::new(writer.node, writer.epoch, first, writer.prev_crc)?;
-    let (file, spare) = writer.spares.take()?;
-    file.write_all_at(&header.encode(), 0)?;
-    file.sync_data()?;
-    let path = segment::path(&writer.wal, first);
-    // Replaces a segment that a crash left without a frame.
-    fs::rename(&spare, &path)?;
-    sync_directory(&writer.wal)?;
-    Ok(Segment { file, path, first, seed: header.seed() })
+impl Segment {
+    /// Sees to it that the file can be written up to byte `end`: the last frame of a segment, or a
+    /// large one, goes beyond what was reserved for it.
+    fn reserve(&mut self, space: &Space, end: u64) -> Result<(), NoRoom> {
+        if end > self.reserved {
+            let bytes = end.next_multiple_of(GROWTH_BYTES);
+            let attempt = || space.reserve(&self.file, bytes);
+            let promised = space.wait_for("make a log segment longer", &self.path, attempt);
+            self.reserved = if promised.ok_or(NoRoom)? { bytes } else { u64::MAX };
+        }
+        Ok(())
+    }
 }

@@ -163,7 +163,8 @@ fn a_tick_tells_consumers_of_the_dead_letter() {
     assert_eq!(world.tick(10), 1);
     assert_eq!(world.heard(2), ["a #1 m"]);
     let records = world.records();
-    let [Record::Publish { .. }, Record::Settle { .. }] = records[..] else {
+    let [Record::Publish { .. }, Record::Delivered { .. }, Record::Settle { .. }] = records[..]
+    else {
         panic!("{records:?}")
     };
     assert_eq!(world.restart().ready("dead"), 1);

@@ -8,7 +8,7 @@ use leveret_broker::engine::command::DeclareQueue;
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Options, Session, User};
 use leveret_http::{Api, Identity};
-use leveret_model::limits::MEMORY_BYTES_MIN;
+use leveret_model::limits::{MEMORY_BYTES_MIN, SEGMENT_BYTES_MIN};
 use leveret_model::{Chunk, FieldTable, Message, ShortString};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -51,6 +51,8 @@ impl Server {
             data_dir: home.path().join("data"),
             users: vec![user("guest", true), user("app", false)],
             memory_max: MEMORY_BYTES_MIN,
+            memory_target: MEMORY_BYTES_MIN,
+            segment_bytes: SEGMENT_BYTES_MIN,
         });
         let broker = broker.expect("open the broker");
         let identity =

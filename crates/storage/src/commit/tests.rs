@@ -103,7 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     reserved: bool,
     seal_wanted: bool,
-    in_flight: Option<Sealed>,
+    in_flight: Option<SealedFrame>,
     /// The address a record was promised, and the record.
     promised: Vec<(Lsn, Vec<u8>)>,
     /// Bytes on the disk by address, as if segments had no headers.
@@ -153,14 +153,14 @@ impl World {
         }
     }
 
-    fn begin(&mut self, sealed: Sealed) {
+    fn begin(&mut self, sealed: SealedFrame) {
         assert!(self.in_flight.is_none() && sealed.header.len > 0);
         // Only what is on the disk may be called durable.
         assert_eq!(sealed.header.durable.0, self.disk.len() as u64);
         self.in_flight = Some(sealed);
     }
 
-    fn write(&mut self, sealed: &Sealed) {
+    fn write(&mut self, sealed: &SealedFrame) {
         assert_eq!(sealed.header.first.0, self.disk.len() as u64);
         assert_eq!(sealed.bytes.len() as u64, sealed.header.frame_bytes());
         let enough = SEGMENT_BYTES.max(SNAPSHOT_SHARE * self.snapshot);

@@ -158,15 +158,6 @@ fn a_directory_is_open_once() {
     open(directory.path()).0.close();
 }
 
-/// Waits for the keeper: its work is not part of any promise.
-fn eventually(what: &str, is: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is() {
-        assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn segments_nobody_needs_are_recycled_in_order() {
     let directory = tempfile::tempdir().unwrap();

@@ -130,7 +130,7 @@ fn another_version_or_broker_is_refused() {
         bytes[4092..4096].copy_from_slice(&crc);
     });
     let error = try_open(newer.path()).unwrap_err();
-    assert!(error.to_string().contains("format version 99, this build reads version 2"));
+    assert!(error.to_string().contains("format version 99, this build reads version 3"));
 
     let ((ours, _), (theirs, _)) = (killed(), killed());
     let (log, _) = open(theirs.path());

@@ -111,7 +111,7 @@ pub(super) fn contents(engine: &crate::Engine) -> Vec<(String, usize, Vec<String
     let mut queues: Vec<&Queue> = engine.queues.values().collect();
     queues.sort_by_key(|queue| queue.id);
     let content = |queue: &Queue| {
-        let ready = queue.waiting().map(|entry| {
+        let ready = queue.here().map(|entry| {
             let text = text(engine.chunks.get(entry.chunk), entry.message);
             let expires = (entry.expires != Time::NEVER).then_some(entry.expires.0);
             let (lane, attempts, durable) = (entry.priority, entry.attempts, entry.durable);

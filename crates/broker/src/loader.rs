@@ -1,0 +1,86 @@
+//! Brings messages from packs into memory when the engine asks for them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Weak;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
+use leveret_engine::{Batch, Command, Load, Loaded, Operation, Token};
+use leveret_model::Chunk;
+use leveret_storage::{PackError, Packs};
+
+use crate::broker::Shared;
+use crate::core::TICK;
+
+/// How long it waits before it tries again to read what could not be read.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// What the engine's loads are sent to.
+pub(crate) type Loads = Sender<Load>;
+
+/// A channel for loads, and the thread at its other end.
+pub(crate) fn channel() -> (Loads, Receiver<Load>) {
+    mpsc::channel()
+}
+
+pub(crate) fn start(shared: Weak<Shared>, packs: Packs, loads: Receiver<Load>) -> io::Result<()> {
+    let builder = thread::Builder::new().name("loader".to_owned());
+    builder.spawn(move || run(&shared, &packs, &loads))?;
+    Ok(())
+}
+
+/// Until the engine is gone.
+fn run(shared: &Weak<Shared>, packs: &Packs, loads: &Receiver<Load>) {
+    let mut waiting: VecDeque<Load> = VecDeque::new();
+    loop {
+        match loads.try_recv() {
+            Ok(load) => waiting.push_back(load),
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) if waiting.is_empty() => match loads.recv() {
+                Ok(load) => waiting.push_back(load),
+                Err(_) => return,
+            },
+            Err(TryRecvError::Empty) => {}
+        }
+        let Some(load) = waiting.pop_front() else { continue };
+        match read(packs, load) {
+            Ok((loaded, chunk)) => {
+                let Some(broker) = shared.upgrade() else { return };
+                let operation = Operation::Loaded(Box::new(loaded));
+                let commands = vec![Command { holder: 0, token: Token(0), operation }];
+                broker.combiner.submit(Batch { session: TICK, chunk, commands });
+            }
+            Err((load, error)) => {
+                // Most likely there are too many open files: that passes.
+                tracing::error!(%error, "cannot read messages; their queue waits");
+                waiting.push_back(load);
+                thread::sleep(PAUSE_AFTER_ERROR);
+            }
+        }
+    }
+}
+
+/// Reads what was asked for, or as much of it as is sound.
+fn read(packs: &Packs, load: Load) -> Result<(Loaded, Chunk), (Load, PackError)> {
+    let loaded = |load, (chunk, messages), damaged| (Loaded { load, messages, damaged }, chunk);
+    let Load { queue, pack, ref runs, bytes_max, .. } = load;
+    let error = match packs.load(pack, queue, runs, bytes_max) {
+        Ok(found) => return Ok(loaded(load, (found.chunk, found.messages), false)),
+        Err(error) => error,
+    };
+    if matches!(error, PackError::Io { .. }) {
+        return Err((load, error));
+    }
+    // The first one may be sound; the others come with the next load.
+    let Some((first, _)) = runs.first().copied() else { return Err((load, error)) };
+    match packs.load(pack, queue, &[(first, 1)], bytes_max) {
+        Ok(found) => Ok(loaded(load, (found.chunk, found.messages), false)),
+        Err(error @ PackError::Io { .. }) => Err((load, error)),
+        Err(error) => {
+            tracing::error!(%error, "a message is lost; its queue goes on without it");
+            Ok(loaded(load, (Chunk::default(), Vec::new()), true))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Moves what stays long out of the log and out of memory, into packs.
+//!
+//! A thread of its own takes sealed segments off the log, the oldest first. One that is mostly live
+//! becomes a pack in place; of another the few live messages are copied. What is consumed soon is
+//! never written twice: the newest sealed segment is left alone as long as memory suffices.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use leveret_model::PackId;
+use leveret_storage::{PackError, Packs, Sealed};
+
+use crate::broker::Shared;
+use crate::core::Core;
+
+/// How long it takes another look when it may find something soon.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often it does before it sleeps until it is woken.
+const LOOKS: u32 = 100;
+/// How long it leaves a segment alone that it could not pack.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// A segment becomes a pack in place if this share of it is live, in percent.
+const LIVE_PERCENT: u64 = 50;
+
+#[derive(Default)]
+pub(crate) struct Packer {
+    closed: AtomicBool,
+    thread: OnceLock<Thread>,
+    handle: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Packer {
+    pub(crate) fn start(&self, shared: Weak<Shared>, packs: Packs) -> io::Result<()> {
+        let builder = thread::Builder::new().name("packer".to_owned());
+        let handle = builder.spawn(move || run(&shared, &packs))?;
+        let _ = self.thread.set(handle.thread().clone());
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        Ok(())
+    }
+
+    /// There may be something to do soon.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Ends the thread when it has done what it is doing.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Waits until the thread has ended, unless this is it.
+    pub(crate) fn join(&self) {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle
+            && handle.thread().id() != thread::current().id()
+        {
+            // A panic of it was told by the panic itself.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn run(shared: &Weak<Shared>, packs: &Packs) {
+    let mut looks = 0;
+    while let Some(broker) = shared.upgrade() {
+        if broker.packer.closed.load(Ordering::Acquire) {
+            break;
+        }
+        let pause = match pack_next(&broker, packs) {
+            Ok(true) => {
+                looks = 0;
+                continue;
+            }
+            Ok(false) => LOOK_AGAIN,
+            Err(error) => {
+                tracing::error!(%error, "cannot move messages out of the log; it will grow");
+                PAUSE_AFTER_ERROR
+            }
+        };
+        // Whoever gives the broker up must not wait for this thread's sleep.
+        drop(broker);
+        if looks < LOOKS || pause == PAUSE_AFTER_ERROR {
+            looks += 1;
+            thread::park_timeout(pause);
+        } else {
+            thread::park();
+            looks = 0;
+        }
+    }
+}
+
+/// Packs one segment, if one is due.
+fn pack_next(broker: &Arc<Shared>, packs: &Packs) -> Result<bool, PackError> {
+    let Some((segment, survey)) = broker.combiner.with(Core::next_to_pack) else {
+        return Ok(false);
+    };
+    let in_place = survey.bytes * 100 >= (segment.end.0 - segment.first.0) * LIVE_PERCENT;
+    let pack = match (survey.live.is_empty(), in_place) {
+        (true, _) => None,
+        (_, true) => Some(packs.adopt(segment, &survey.live)?),
+        (_, false) => Some(packs.rewrite(segment, &survey.live)?),
+    };
+    broker.combiner.with(|core| core.packed(segment, pack, in_place));
+    Ok(true)
+}
+
+impl Core {
+    /// The segment to be packed next, if there is one, and what is live of it.
+    fn next_to_pack(&mut self) -> Option<(Sealed, leveret_engine::Survey)> {
+        let sealed = self.log()?.sealed();
+        let oldest = *sealed.first()?;
+        let due = sealed.len() > 1 || self.engine.memory() > self.memory_target;
+        due.then(|| (oldest, self.engine.survey(&(oldest.first..oldest.end))))
+    }
+
+    /// A segment's messages are in a pack, or there are none.
+    fn packed(&mut self, segment: Sealed, pack: Option<PackId>, in_place: bool) {
+        let part = segment.first..segment.end;
+        let mut adopted = false;
+        // Without a pack this only has the engine forget the segment.
+        let id = pack.unwrap_or_default();
+        self.turn(&mut Vec::new(), |engine, _, _, effects| {
+            adopted = engine.adopt(id, &part, effects);
+        });
+        let Some(log) = self.log() else { return };
+        let data = pack.filter(|_| adopted && in_place);
+        log.retire(segment, data);
+        if let Some(unused) = pack.filter(|_| !adopted) {
+            log.remove_packs(vec![unused]);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What packs hold of a queue: messages that have left the log, and most of them memory too.
+//!
+//! In a lane of a queue, what packs hold lies in the order of positions: first what is out on
+//! leases or was given back, then what was loaded, then what is *cold* (only on disk), then what
+//! is still in memory since it was published. So one pair of positions says which are cold.
+
+use std::collections::VecDeque;
+
+use leveret_model::{PackId, Position, PositionSet, Time};
+
+use crate::queue::Entry;
+
+/// Most messages loaded at a time.
+const LOAD_MESSAGES_MAX: u64 = 1024;
+
+/// The messages of one lane that are in packs.
+#[derive(Debug, Default)]
+pub(crate) struct Cold {
+    /// In the order of their positions; none is empty.
+    pub(crate) extents: VecDeque<Extent>,
+    /// Read from packs, in order, all before `from`.
+    loaded: VecDeque<Entry>,
+    /// What `loaded` holds, in bytes.
+    loaded_bytes: usize,
+    /// Messages in extents at this position and behind it, but before `until`, are cold.
+    from: Position,
+    until: Position,
+    /// How many that are.
+    count: u64,
+    /// Messages are being loaded.
+    pub(crate) loading: bool,
+}
+
+/// Messages of one queue and priority in one pack, those in memory included.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    pub(crate) pack: PackId,
+    /// The positions that are not settled.
+    pub(crate) live: PositionSet,
+    /// The earliest moment at which one of them is too old.
+    pub(crate) expires: Time,
+    /// How many bytes their bodies have; an estimate if some were settled before a restart.
+    pub(crate) body_bytes: u64,
+    /// Which mention of the pack in the log it comes from.
+    pub(crate) mention: u64,
+}
+
+impl Cold {
+    /// How many messages are only on disk.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extents.is_empty() && self.loaded.is_empty()
+    }
+
+    /// The first message that is only on disk.
+    pub(crate) fn first(&self) -> Option<Position> {
+        (self.count > 0).then_some(self.from)
+    }
+
+    /// When the first one may be too old, unless it is being loaded.
+    pub(crate) fn expires(&self) -> Time {
+        if self.loading {
+            return Time::NEVER;
+        }
+        let next = self.first().and_then(|first| self.find(first));
+        next.map_or(Time::NEVER, |index| self.extents[index].expires)
+    }
+
+    /// Adds an extent, where its positions belong.
+    pub(crate) fn add(&mut self, extent: Extent) {
+        let at = self.extents.partition_point(|each| each.live.first() < extent.live.first());
+        self.extents.insert(at, extent);
+    }
+
+    /// The highest position in a pack.
+    pub(crate) fn last(&self) -> Option<Position> {
+        self.extents.back()?.live.last()
+    }
+
+    /// Ends a message that is in memory; says which pack has lost it.
+    pub(crate) fn settle(&mut self, position: Position, body_bytes: u64) -> Option<PackId> {
+        let index = self.find(position)?;
+        let extent = &mut self.extents[index];
+        if !extent.live.remove(position) {
+            return None;
+        }
+        extent.body_bytes = extent.body_bytes.saturating_sub(body_bytes);
+        let pack = extent.pack;
+        if extent.live.is_empty() {
+            self.extents.remove(index);
+        }
+        Some(pack)
+    }
+
+    /// Takes out what the log says is settled, before anything is in memory.
+    pub(crate) fn forget(&mut self, first: Position, count: u64) -> u64 {
+        let end = Position(first.0.saturating_add(count));
+        let mut gone = 0;
+        let start = self.find(first).unwrap_or(0);
+        for extent in self.extents.range_mut(start..) {
+            let before = extent.live.len();
+            while let Some(next) = extent.live.next(first).filter(|next| *next < end) {
+                extent.live.remove(next);
+            }
+            let after = extent.live.len();
+            gone += before - after;
+            if before > 0 {
+                let share = u128::from(extent.body_bytes) * u128::from(after) / u128::from(before);
+                extent.body_bytes = share as u64;
+            }
+            if extent.live.first().is_some_and(|first| first >= end) {
+                break;
+            }
+        }
+        if gone > 0 {
+            self.extents.retain(|extent| !extent.live.is_empty());
+        }
+        gone
+    }
+
+    /// Everything in the extents is cold.
+    pub(crate) fn chill(&mut self) {
+        self.count = self.extents.iter().map(|extent| extent.live.len()).sum();
+        let bounds = self.extents.front().and_then(|it| it.live.first()).zip(self.last());
+        (self.from, self.until) = bounds.map_or_else(Default::default, |(a, b)| (a, b.next()));
+    }
+
+    /// A message that was in memory is only on disk from now on; it is behind all others that are.
+    pub(crate) fn evict(&mut self, position: Position) {
+        if self.count == 0 {
+            self.from = position;
+        }
+        debug_assert!(self.count == 0 || position >= self.until, "messages go in order");
+        self.until = position.next();
+        self.count += 1;
+    }
+
+    /// The first message that was loaded.
+    pub(crate) fn front(&self) -> Option<&Entry> {
+        self.loaded.front()
+    }
+
+    /// Takes the first message that was loaded.
+    pub(crate) fn take(&mut self) -> Option<Entry> {
+        let entry = self.loaded.pop_front()?;
+        self.loaded_bytes -= entry.bytes as usize;
+        Some(entry)
+    }
+
+    /// Adds a message that has come into memory.
+    pub(crate) fn put(&mut self, entry: Entry) {
+        self.loaded_bytes += entry.bytes as usize;
+        self.loaded.push_back(entry);
+    }
+
+    /// What was loaded, in bytes.
+    pub(crate) fn loaded_bytes(&self) -> usize {
+        self.loaded_bytes
+    }
+
+    /// All that was loaded, in order.
+    pub(crate) fn loaded(&self) -> impl Iterator<Item = &Entry> {
+        self.loaded.iter()
+    }
+
+    /// Takes out all that was loaded.
+    pub(crate) fn drain(&mut self) -> VecDeque<Entry> {
+        self.loaded_bytes = 0;
+        std::mem::take(&mut self.loaded)
+    }
+
+    /// Has what was loaded only on disk again, if nothing is being loaded.
+    pub(crate) fn unload(&mut self) -> VecDeque<Entry> {
+        if self.loading {
+            return VecDeque::new();
+        }
+        if let (Some(first), Some(last)) = (self.loaded.front(), self.loaded.back()) {
+            if self.count == 0 {
+                self.until = last.position.next();
+            }
+            self.from = first.position;
+            self.count += self.loaded.len() as u64;
+        }
+        self.drain()
+    }
+
+    /// The next messages to load: their pack and runs of their positions.
+    pub(crate) fn next_load(&self) -> Option<(PackId, Vec<(Position, u64)>)> {
+        let extent = &self.extents[self.find(self.first()?)?];
+        let mut left = LOAD_MESSAGES_MAX;
+        let mut runs = Vec::new();
+        for (first, count) in extent.live.runs(self.from) {
+            let before = self.until.0.saturating_sub(first.0);
+            let count = count.min(before).min(left);
+            if count == 0 {
+                break;
+            }
+            left -= count;
+            runs.push((first, count));
+        }
+        Some((extent.pack, runs))
+    }
+
+    /// The message at a position comes into memory, or is passed over; those before it are done
+    /// with. `false` if it is not cold any more.
+    pub(crate) fn pass(&mut self, position: Position) -> bool {
+        let cold = self.count > 0
+            && position >= self.from
+            && position < self.until
+            && self.find(position).is_some_and(|at| self.extents[at].live.contains(position));
+        if cold {
+            self.count -= 1;
+            self.from = position.next();
+            if self.count > 0
+                && let Some(next) = self.next_live(self.from)
+            {
+                self.from = next;
+            }
+        }
+        cold
+    }
+
+    /// Takes out every message that is only on disk: which packs lose how many, and the runs of
+    /// their positions.
+    pub(crate) fn purge(&mut self) -> (Vec<(PackId, u64)>, Vec<(Position, u64)>) {
+        let (mut lost, mut runs) = (Vec::new(), Vec::new());
+        if self.count == 0 {
+            return (lost, runs);
+        }
+        for extent in &mut self.extents {
+            let mut count = 0;
+            let cold = extent.live.runs(self.from).take_while(|(first, _)| *first < self.until);
+            let cold: Vec<_> = cold.collect();
+            for (first, run) in cold {
+                let run = run.min(self.until.0 - first.0);
+                (first.0..first.0 + run).for_each(|at| {
+                    extent.live.remove(Position(at));
+                });
+                runs.push((first, run));
+                count += run;
+            }
+            if count > 0 {
+                lost.push((extent.pack, count));
+                // What is left of it is in memory and counts for itself.
+                extent.body_bytes = 0;
+            }
+        }
+        self.extents.retain(|extent| !extent.live.is_empty());
+        self.count = 0;
+        (lost, runs)
+    }
+
+    /// The extent that holds a position, if any does.
+    fn find(&self, position: Position) -> Option<usize> {
+        // Most often it is the first.
+        let after =
+            self.extents.partition_point(|each| each.live.first().is_some_and(|it| it <= position));
+        after.checked_sub(1)
+    }
+
+    fn next_live(&self, from: Position) -> Option<Position> {
+        let start = self.find(from).unwrap_or(0);
+        self.extents.range(start..).find_map(|extent| extent.live.next(from))
+    }
+}

@@ -1,0 +1,312 @@
+//! Messages on their way from the log into packs, out of memory, and back.
+//!
+//! The engine reads and writes no pack. The runtime asks which messages of a sealed part of the log
+//! are live ([`Engine::survey`]), writes them into a pack, and says so ([`Engine::adopt`]). From
+//! then on they need not be in memory. When one is needed that is not, the engine names it
+//! ([`Load`]), and the runtime brings it ([`Loaded`]).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use leveret_model::{Lsn, PackId, Position, PositionSet, QueueId, Time};
+use leveret_record::{ExtentDefinition, Origin, PackDefinition};
+
+use crate::chunks::Home;
+use crate::cold::Extent;
+use crate::effect::Effects;
+use crate::engine::Engine;
+use crate::queue::{Entry, Head, Lane, OVERHEAD_BYTES, Queue, mark_dirty};
+use crate::recovery::expires;
+use crate::step::Step;
+
+/// How much is loaded at a time for a queue that is being consumed, in bytes.
+const LOAD_BYTES: usize = 512 * 1024;
+/// The same, when messages take as much memory as they should.
+const TIGHT_LOAD_BYTES: usize = 32 * 1024;
+/// How much of a queue that is being consumed stays in memory when the rest is evicted, in bytes.
+const WINDOW_BYTES: u64 = 64 * 1024;
+
+/// What is live of a part of the log.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Positions by queue, in order.
+    pub live: BTreeMap<QueueId, Vec<PositionSet>>,
+    /// How many bytes of content that is; what goes to several queues counts for each.
+    pub bytes: u64,
+}
+
+/// Messages the engine needs from a pack.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// Their queue.
+    pub queue: QueueId,
+    /// Their lane in the queue.
+    pub lane: usize,
+    /// The pack.
+    pub pack: PackId,
+    /// Their positions, in the order in which they are needed.
+    pub runs: Vec<(Position, u64)>,
+    /// After how many bytes there are enough of them; at least one is.
+    pub bytes_max: usize,
+}
+
+/// Messages from a pack: those of the batch's chunk, in the order in which they were asked for.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was asked for.
+    pub load: Load,
+    /// The positions of those that come, and how they came to be published.
+    pub messages: Vec<(Position, Origin)>,
+    /// Whether the message after them cannot be read, and never will.
+    pub damaged: bool,
+}
+
+impl Engine {
+    /// What is live of a part of the log that was appended by earlier steps.
+    #[must_use]
+    pub fn survey(&self, part: &Range<Lsn>) -> Survey {
+        let mut survey = Survey::default();
+        let mut positions: BTreeMap<QueueId, Vec<Position>> = BTreeMap::new();
+        self.visit(part, |id, entry| {
+            positions.entry(id).or_default().push(entry.position);
+            survey.bytes += u64::from(entry.bytes) - OVERHEAD_BYTES as u64;
+        });
+        for (id, mut positions) in positions {
+            positions.sort_unstable();
+            survey.live.insert(id, PositionSet::of_sorted(positions));
+        }
+        survey
+    }
+
+    /// What is live of a part of the log is in this pack from now on, which holds at least that.
+    /// `address` is as for a step, and so are the effects. `false` if nothing is live any more: the
+    /// engine has no use for the pack.
+    pub fn adopt(&mut self, pack: PackId, part: &Range<Lsn>, effects: &mut Effects) -> bool {
+        let mut found: BTreeMap<(QueueId, usize), Vec<Found>> = BTreeMap::new();
+        self.visit(part, |id, entry| {
+            let lane = self.queues[&id].lane(entry);
+            let body_bytes = self.chunks.body_len(entry);
+            let (position, expires) = (entry.position, entry.expires);
+            found.entry((id, lane)).or_default().push(Found { position, expires, body_bytes });
+        });
+        self.chunks.pack(part);
+        if found.is_empty() {
+            return false;
+        }
+        self.chunks.packs.mention(pack, part.end);
+        let definition = PackDefinition { id: pack, end: part.end, replaces: Vec::new() };
+        leveret_record::write_pack(&mut effects.log, &definition);
+        effects.records += 1;
+        for ((id, index), mut found) in found {
+            found.sort_unstable_by_key(|each| each.position);
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            for live in PositionSet::of_sorted(found.iter().map(|each| each.position)) {
+                let own = found.iter().filter(|each| live.contains(each.position));
+                let extent = Extent {
+                    pack,
+                    expires: own.clone().map(|each| each.expires).min().unwrap_or(Time::NEVER),
+                    body_bytes: own.map(|each| each.body_bytes).sum(),
+                    mention: 0,
+                    live,
+                };
+                self.chunks.packs.gain(pack, extent.live.len());
+                leveret_record::write_extent(&mut effects.log, &definition_of(id, index, &extent));
+                effects.records += 1;
+                queue.lanes()[index].cold.get_or_insert_default().add(extent);
+            }
+            if !std::mem::replace(&mut queue.listed, true) {
+                self.listed.push(id);
+            }
+        }
+        self.evict();
+        true
+    }
+
+    /// Writes records of all packs and what they hold, and says how many.
+    pub(crate) fn write_packs(&self, log: &mut Vec<u8>) -> u32 {
+        let mut records = 0;
+        for (id, end) in self.chunks.packs.iter() {
+            leveret_record::write_pack(log, &PackDefinition { id, end, replaces: Vec::new() });
+            records += 1;
+        }
+        for queue in self.queues.values() {
+            for (lane, extent) in queue.extents() {
+                leveret_record::write_extent(log, &definition_of(queue.id, lane, extent));
+                records += 1;
+            }
+        }
+        records
+    }
+
+    /// Calls `f` for every live message that the log alone holds, in this part of it.
+    fn visit(&self, part: &Range<Lsn>, mut f: impl FnMut(QueueId, &Entry)) {
+        let in_part = |entry: &Entry| {
+            let home = self.chunks.home(entry.chunk);
+            entry.durable && matches!(home, Home::Log(address) if part.contains(&address))
+        };
+        let mut visit = |id: QueueId, entry: &Entry| {
+            if in_part(entry) && self.queues.contains_key(&id) {
+                f(id, entry);
+            }
+        };
+        for queue in self.queues.values().filter(|queue| queue.durable) {
+            queue.here().for_each(|entry| visit(queue.id, entry));
+        }
+        self.dying.iter().for_each(|dying| visit(dying.queue, &dying.entry));
+        for holder in self.sessions.values().flat_map(|session| session.holders.values()) {
+            holder.leases().for_each(|lease| visit(lease.queue, &lease.entry));
+            let settled = holder.transaction.iter().flat_map(|transaction| &transaction.settled);
+            settled.for_each(|each| visit(each.lease.queue, &each.lease.entry));
+        }
+    }
+
+    /// Gives up the memory of messages that packs hold too, if messages take more of it than they
+    /// should.
+    pub(crate) fn evict(&mut self) {
+        while self.chunks.memory() > self.memory_target
+            && let Some(id) = self.listed.pop()
+        {
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            queue.listed = false;
+            let consumed = queue.active.front().is_some();
+            let mut evicted = Vec::new();
+            for lane in queue.lanes() {
+                evict_lane(lane, consumed, &mut evicted);
+            }
+            for entry in evicted {
+                queue.ready_bytes -= u64::from(entry.bytes);
+                self.chunks.release(entry.chunk, &mut Vec::new());
+            }
+        }
+    }
+
+    /// Asks for messages of a queue that are needed, or soon will be.
+    pub(crate) fn load(&mut self, id: QueueId, step: &mut Step<'_>) {
+        let tight = self.chunks.memory() > self.memory_target;
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let wanted = std::mem::take(&mut queue.wanted);
+        if queue.lanes().iter().all(|lane| lane.cold.is_none()) {
+            return;
+        }
+        let consumed = queue.active.front().is_some();
+        let bytes_max = if tight { TIGHT_LOAD_BYTES } else { LOAD_BYTES };
+        let on_disk = matches!(queue.head(), Some(Head::OnDisk(_)));
+        // The first lane, from the top, that has something.
+        let lanes = queue.lanes().iter_mut().enumerate().rev();
+        let Some((lane, cold)) = lanes
+            .filter_map(|(index, lane)| Some((index, lane.cold.as_mut()?)))
+            .find(|(_, cold)| cold.count() > 0)
+        else {
+            return;
+        };
+        let low = cold.loaded_bytes() < bytes_max / 2;
+        if cold.loading || !(on_disk && (wanted || consumed) || consumed && low) {
+            return;
+        }
+        if let Some((pack, runs)) = cold.next_load() {
+            cold.loading = true;
+            step.effects.loads.push(Load { queue: id, lane, pack, runs, bytes_max });
+        }
+    }
+
+    /// Messages that were asked for are there, or cannot be had.
+    pub(crate) fn loaded(&mut self, loaded: &Loaded, step: &mut Step<'_>) {
+        let Loaded { load, messages, damaged } = loaded;
+        let content = step.content.clone();
+        self.chunks.set_packed(content.slot);
+        let Some(queue) = self.queues.get_mut(&load.queue) else { return };
+        let mut waiting = std::mem::take(&mut queue.waiting);
+        self.resume(&mut waiting);
+        let Some(queue) = self.queues.get_mut(&load.queue) else { return };
+        let ttl = queue.settings.ttl;
+        let Some(lane) = queue.lanes().get_mut(load.lane) else { return };
+        let Some(cold) = &mut lane.cold else { return };
+        cold.loading = false;
+        let (mut bytes, mut lost, mut timed) = (0, 0, false);
+        for (message, (position, origin)) in (0..).zip(messages) {
+            if !cold.pass(*position) {
+                continue;
+            }
+            let own = content.chunk.get(message);
+            let expires = expires(own, *origin, ttl);
+            let entry = Entry {
+                position: *position,
+                expires,
+                chunk: content.slot,
+                message,
+                bytes: (content.chunk.message_len(message) + OVERHEAD_BYTES) as u32,
+                attempts: 0,
+                priority: load.lane as u8,
+                durable: true,
+            };
+            timed |= expires != Time::NEVER;
+            bytes += u64::from(entry.bytes);
+            self.chunks.retain(content.slot, 1);
+            cold.put(entry);
+        }
+        if *damaged && let Some(next) = cold.first() {
+            lost += usize::from(cold.pass(next));
+        }
+        queue.count_loaded(bytes, lost, timed);
+        if !std::mem::replace(&mut queue.listed, true) {
+            self.listed.push(load.queue);
+        }
+        mark_dirty(queue, &mut self.dirty);
+    }
+}
+
+/// A live message of a part of the log.
+struct Found {
+    position: Position,
+    expires: Time,
+    body_bytes: u64,
+}
+
+fn definition_of(queue: QueueId, lane: usize, extent: &Extent) -> ExtentDefinition {
+    ExtentDefinition {
+        pack: extent.pack,
+        queue,
+        priority: lane as u8,
+        expires: (extent.expires != Time::NEVER).then_some(extent.expires),
+        body_bytes: extent.body_bytes,
+        runs: extent.live.runs(Position(0)).collect(),
+    }
+}
+
+/// Takes what a pack holds out of a lane's memory, but for what is delivered next if it is being
+/// consumed.
+fn evict_lane(lane: &mut Lane, consumed: bool, evicted: &mut Vec<Entry>) {
+    let Some(cold) = &mut lane.cold else { return };
+    if !consumed {
+        evicted.extend(cold.unload());
+    }
+    let Some(last) = cold.last() else { return };
+    let packed = lane.fresh.partition_point(|entry| entry.position <= last);
+    let mut window = if consumed && cold.count() == 0 { WINDOW_BYTES } else { 0 };
+    let mut kept = Vec::new();
+    for entry in lane.fresh.drain(..packed) {
+        if !entry.durable {
+            kept.push(entry);
+        } else if window > 0 {
+            window = window.saturating_sub(u64::from(entry.bytes));
+            cold.put(entry);
+        } else {
+            cold.evict(entry.position);
+            evicted.push(entry);
+        }
+    }
+    for entry in kept.into_iter().rev() {
+        lane.fresh.push_front(entry);
+    }
+    lane.fresh.shrink_to(lane.fresh.len() * 2);
+}
+
+impl Queue {
+    /// Messages have come into memory, or cannot.
+    fn count_loaded(&mut self, bytes: u64, lost: usize, timed: bool) {
+        self.ready_bytes += bytes;
+        self.timed |= timed;
+        self.damaged += lost as u64;
+        self.lose_ready(lost);
+    }
+}

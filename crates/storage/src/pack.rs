@@ -1,0 +1,306 @@
+//! Packs: messages that are kept out of the log, and how they are found there.
+//!
+//! ```text
+//! <data>/pack/00000000000000000007.pack  the data file: whole records of messages, each of them
+//!                                        once; a former segment, or written as a pack
+//! <data>/pack/00000000000000000007.idx   the index: where in it each message of each queue is
+//! ```
+//!
+//! The data file of a segment that was taken over lies in `wal/` under its old name until the log
+//! has done with it. Which packs count is for the log to say: one that no record names may be
+//! there because of a crash, and goes when the log is opened.
+//!
+//! - `build`: finding the wanted messages of a segment; `copy`: writing them to a new file
+//! - `index`, `data`: the two files, byte by byte
+//! - `read`: loading messages; `cache`: the packs that are open
+//! - `settle`: tidying up after a replay
+
+mod build;
+mod cache;
+mod copy;
+#[cfg(test)]
+mod damage_tests;
+mod data;
+mod error;
+mod index;
+mod read;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use leveret_model::{PackId, Position, PositionSet, QueueId};
+
+use crate::error::OpenError;
+use crate::files::sync_directory;
+use crate::segment::{self, Sealed};
+use cache::{Cache, OpenPack};
+use copy::Source;
+pub use error::PackError;
+pub use read::Loaded;
+
+/// Live positions by queue: what a pack is to hold. In a queue the sets are in order and disjoint.
+pub type Wanted = BTreeMap<QueueId, Vec<PositionSet>>;
+
+/// What is behind [`Packs`] in the names of files that are not finished.
+const UNFINISHED: &str = "tmp";
+
+/// The packs of a data directory. Cheap to clone; all clones are the same.
+///
+/// Nothing here waits for the log, and every method may be called from any thread. Files are
+/// durable when a method that writes some returns; if it fails it leaves nothing behind that the
+/// next opening does not remove.
+#[derive(Debug, Clone)]
+pub struct Packs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    wal: PathBuf,
+    directory: PathBuf,
+    /// The id the next pack gets.
+    next: AtomicU64,
+    cache: Mutex<Cache>,
+}
+
+/// A message in a data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    position: Position,
+    place: Place,
+}
+
+/// A record in a data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// Where it begins, in bytes from the start of the file.
+    offset: u32,
+    /// How many bytes it has.
+    len: u32,
+    /// Its crc32c.
+    crc: u32,
+}
+
+/// Entries by queue, in order of queue and position.
+type Entries = Vec<(QueueId, Vec<Entry>)>;
+
+impl Packs {
+    /// Finds the packs of a data directory, and removes files that were not finished.
+    pub(crate) fn open(data: &Path) -> Result<Packs, OpenError> {
+        let directory = data.join("pack");
+        fs::create_dir_all(&directory).map_err(OpenError::io("create", &directory))?;
+        let mut next = 0;
+        for entry in fs::read_dir(&directory).map_err(OpenError::io("list", &directory))? {
+            let path = entry.map_err(OpenError::io("list", &directory))?.path();
+            let Some((PackId(id), kind)) = parse_name(&path) else { continue };
+            next = next.max(id.saturating_add(1));
+            if kind == UNFINISHED {
+                fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+            }
+        }
+        let (wal, next) = (data.join("wal"), AtomicU64::new(next));
+        let cache = Mutex::new(Cache::default());
+        Ok(Packs { inner: Arc::new(Inner { wal, directory, next, cache }) })
+    }
+
+    /// No pack gets an id up to this one from now on: for the ids that a replay finds in the log,
+    /// whose files may be gone.
+    pub fn reserve_above(&self, id: PackId) {
+        self.inner.next.fetch_max(id.0.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Takes a sealed segment over in place: writes its index. Its data file is still
+    /// `wal/<first>.wal` until [`crate::Log::retire`] has moved it, and messages can be loaded
+    /// from either. The caller holds a pin of the segment meanwhile.
+    ///
+    /// # Errors
+    /// [`PackError`]; among others if a wanted message is not there, or if the segment is not
+    /// smaller than 4 GiB.
+    pub fn adopt(&self, segment: Sealed, wanted: &Wanted) -> Result<PackId, PackError> {
+        let found = build::find(&self.inner.wal, segment, wanted)?;
+        let id = self.new_id()?;
+        let header = index::Header {
+            pack: id,
+            data: found.header.segment,
+            segment: Some(segment.first),
+            data_bytes: segment.file_bytes(),
+        };
+        self.write_index(&header, &found.entries)?;
+        Ok(id)
+    }
+
+    /// Copies what is wanted of a sealed segment into a new pack, queue by queue in order of
+    /// position. A message of several queues is copied once. The caller holds a pin of the segment
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`PackError`]; among others if a wanted message is not there.
+    pub fn rewrite(&self, segment: Sealed, wanted: &Wanted) -> Result<PackId, PackError> {
+        let build::Found { data, entries, .. } = build::find(&self.inner.wal, segment, wanted)?;
+        self.write(copy::plan([(Source::Segment(data), entries)])?)
+    }
+
+    /// Copies what is wanted of packs into a new one, in the same order. The same message of a
+    /// queue is in one of them only.
+    ///
+    /// # Errors
+    /// [`PackError`]; among others if a wanted message is not there, or if the new pack would not
+    /// be smaller than 4 GiB.
+    pub fn merge(&self, packs: &[(PackId, Wanted)]) -> Result<PackId, PackError> {
+        let mut sources = Vec::with_capacity(packs.len());
+        for (id, wanted) in packs {
+            self.reserve_above(*id);
+            let pack = self.get(*id)?;
+            let entries = pack.index.entries(wanted)?;
+            sources.push((Source::Pack(pack), entries));
+        }
+        self.write(copy::plan(sources)?)
+    }
+
+    /// Reads messages of a queue, in the order of `runs` (a first position and how many), until
+    /// the next would make it more than `bytes_max` bytes of records; but at least one.
+    ///
+    /// # Errors
+    /// [`PackError`] if one of these messages is not there or damaged, or if the disk fails.
+    pub fn load(
+        &self,
+        pack: PackId,
+        queue: QueueId,
+        runs: &[(Position, u64)],
+        bytes_max: usize,
+    ) -> Result<Loaded, PackError> {
+        let pack = self.get(pack)?;
+        read::load(&pack, queue, runs, bytes_max)
+    }
+
+    /// Deletes the files of packs that no longer hold anything. Missing ones are fine; errors are
+    /// logged, and the next opening of the log tries again.
+    pub fn remove(&self, packs: &[PackId]) {
+        for &id in packs {
+            self.reserve_above(id);
+            // The index first: without it the data file is nothing.
+            for path in [self.index_path(id), self.data_path(id)] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(file = %path.display(), %error, "cannot delete a pack");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.cache().forget(packs);
+    }
+
+    /// To be called after a replay: `live` are the packs that hold messages. Checks that each has
+    /// its two files with sound headers that belong together; then deletes the files of all others.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is deleted if a live pack is missing or damaged.
+    pub fn settle(&self, live: &[PackId]) -> Result<(), OpenError> {
+        live.iter().for_each(|&id| self.reserve_above(id));
+        settle::settle(self, live)
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.inner.directory
+    }
+
+    /// The data file of a pack, once the log has done with it.
+    pub(crate) fn data_path(&self, id: PackId) -> PathBuf {
+        self.inner.directory.join(format!("{:020}.pack", id.0))
+    }
+
+    fn index_path(&self, id: PackId) -> PathBuf {
+        self.inner.directory.join(format!("{:020}.idx", id.0))
+    }
+
+    /// An id that no pack ever had.
+    fn new_id(&self) -> Result<PackId, PackError> {
+        let next = &self.inner.next;
+        let id = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
+        let none_left = |_| io::Error::other("there are no numbers left for packs");
+        id.map(PackId).map_err(none_left).map_err(PackError::io("name a pack in", self.directory()))
+    }
+
+    /// A pack, open; one of those opened last if possible.
+    fn get(&self, id: PackId) -> Result<Arc<OpenPack>, PackError> {
+        let removals = {
+            let mut cache = self.cache();
+            if let Some(pack) = cache.get(id) {
+                return Ok(pack);
+            }
+            cache.removals()
+        };
+        let pack = Arc::new(self.open_pack(id)?);
+        self.cache().insert(id, &pack, removals);
+        Ok(pack)
+    }
+
+    fn open_pack(&self, id: PackId) -> Result<OpenPack, PackError> {
+        let index = index::Index::open(&self.index_path(id), id)?;
+        let packed = self.data_path(id);
+        let mut names = vec![packed.clone()];
+        if let Some(first) = index.header.segment {
+            // It may be moved between the two looks.
+            names.extend([segment::path(&self.inner.wal, first), packed]);
+        }
+        let data = data::Data::open(&names, &index.header)?;
+        Ok(OpenPack { index, data })
+    }
+
+    /// Writes a pack of its own: the data file, then the index.
+    fn write(&self, plan: copy::Plan) -> Result<PackId, PackError> {
+        let id = self.new_id()?;
+        let path = self.data_path(id);
+        let unfinished = path.with_extension(UNFINISHED);
+        let written = copy::write(&unfinished, id, plan).and_then(|written| {
+            self.publish(&unfinished, &path)?;
+            Ok(written)
+        });
+        let written = written.and_then(|(header, entries)| self.write_index(&header, &entries));
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished);
+            let _ = fs::remove_file(&path);
+        }
+        written.map(|()| id)
+    }
+
+    fn write_index(&self, header: &index::Header, entries: &Entries) -> Result<(), PackError> {
+        let path = self.index_path(header.pack);
+        let unfinished = path.with_extension(UNFINISHED);
+        let written = index::write(&unfinished, header, entries)
+            .map_err(PackError::io("write", &unfinished))
+            .and_then(|()| self.publish(&unfinished, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished);
+            let _ = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// Gives a file that is synced its name.
+    fn publish(&self, unfinished: &Path, path: &Path) -> Result<(), PackError> {
+        fs::rename(unfinished, path).map_err(PackError::io("rename to", path))?;
+        sync_directory(self.directory()).map_err(PackError::io("sync", self.directory()))
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.inner.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pack a file in `pack/` belongs to and what kind of file it is; none if it is not ours.
+fn parse_name(path: &Path) -> Option<(PackId, &str)> {
+    let (digits, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    let ours = digits.len() == 20
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && ["pack", "idx", UNFINISHED].contains(&kind);
+    digits.parse().ok().filter(|_| ours).map(|id| (PackId(id), kind))
+}

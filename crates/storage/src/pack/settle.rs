@@ -1,0 +1,60 @@
+//! Tidying up after a replay, which has found out which packs hold messages.
+
+use std::fs;
+use std::io;
+
+use leveret_model::PackId;
+
+use super::data::Data;
+use super::index::Index;
+use super::{PackError, Packs, parse_name};
+use crate::error::OpenError;
+use crate::files::sync_directory;
+
+/// As [`Packs::settle`].
+pub(super) fn settle(packs: &Packs, live: &[PackId]) -> Result<(), OpenError> {
+    for &id in live {
+        check(packs, id).map_err(|error| refuse(id, error))?;
+    }
+    let mut live = live.to_vec();
+    live.sort_unstable();
+    let directory = packs.directory();
+    let mut changed = false;
+    for entry in fs::read_dir(directory).map_err(OpenError::io("list", directory))? {
+        let path = entry.map_err(OpenError::io("list", directory))?.path();
+        let Some((id, kind)) = parse_name(&path) else { continue };
+        if kind == super::UNFINISHED || live.binary_search(&id).is_err() {
+            fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+            changed = true;
+        }
+    }
+    if changed {
+        sync_directory(directory).map_err(OpenError::io("sync", directory))?;
+    }
+    Ok(())
+}
+
+/// Whether a pack has its two files. A segment that is still in `wal/` does not do: the replay
+/// has found its messages there.
+fn check(packs: &Packs, id: PackId) -> Result<(), PackError> {
+    let index = Index::open(&packs.index_path(id), id)?;
+    Data::open(&[packs.data_path(id)], &index.header).map(|_| ())
+}
+
+fn refuse(id: PackId, error: PackError) -> OpenError {
+    let proof = format!("the log says that pack {id} holds messages");
+    match error {
+        PackError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            OpenError::Damaged { file: path, offset: 0, what: "the file is missing", proof }
+        }
+        PackError::Io { action, path, source } => OpenError::Io { action, path, source },
+        PackError::UnknownVersion { file, version } => OpenError::UnknownVersion { file, version },
+        PackError::Damaged { file, offset, what, .. } => {
+            OpenError::Damaged { file, offset, what, proof }
+        }
+        PackError::Missing { file, .. } | PackError::TooLarge { file, .. } => {
+            let what = "the pack cannot be used";
+            OpenError::Damaged { file, offset: 0, what, proof }
+        }
+    }
+}
