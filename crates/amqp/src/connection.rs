@@ -11,7 +11,7 @@ use leveret_amqp_wire::method::{
 use leveret_amqp_wire::publish::is_publish;
 use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, frame};
 use leveret_broker::engine::{Command, Operation, Token};
-use leveret_broker::{Broker, Session};
+use leveret_broker::{Broker, Session, Shortage};
 use leveret_model::Chunk;
 use rustc_hash::FxHashMap;
 
@@ -63,9 +63,9 @@ pub(crate) struct Connection {
     pub(crate) unfinished: usize,
     /// What the broker was told of that.
     pub(crate) reported: usize,
-    /// Whether there was no memory for more messages when the last read came.
-    full: bool,
-    /// Whether the input stopped in front of a message for which there is no memory.
+    /// Why there was no room for more messages when the last read came, if there was none.
+    pub(crate) shortage: Option<Shortage>,
+    /// Whether the input stopped in front of something for which there is no room.
     pub(crate) blocked: bool,
 }
 
@@ -87,7 +87,7 @@ impl Connection {
             chunk: Chunk::default(),
             unfinished: 0,
             reported: 0,
-            full: false,
+            shortage: None,
             blocked: false,
         }
     }
@@ -97,7 +97,7 @@ impl Connection {
     pub(crate) fn receive(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
         self.chunk = Chunk::with_capacity(input.len());
         // Once a read: what it can add in messages is bounded by the buffer it comes in.
-        self.full = self.session.as_ref().is_some_and(Session::memory_full);
+        self.shortage = self.session.as_ref().and_then(Session::shortage);
         let mut used = 0;
         while used < input.len() && self.phase != Phase::Closed && !self.blocked {
             match self.next(&input[used..], out) {
@@ -283,8 +283,8 @@ impl Connection {
         self.phase = Phase::Leaving;
     }
 
-    /// Takes a frame of a channel, unless that would need memory there is not. `rest` is what lies
-    /// behind it; returns how much of that it has taken too.
+    /// Takes a frame of a channel, unless there is no room for what it asks for. `rest` is what
+    /// lies behind it; returns how much of that it has taken too.
     fn channel_frame(
         &mut self,
         frame: &Frame<'_>,
@@ -305,6 +305,10 @@ impl Connection {
             return Ok(0);
         }
         if channel.assembly.is_some() {
+            if let Some(shortage) = self.critical() {
+                self.block(shortage, out);
+                return Ok(0);
+            }
             self.assemble(frame)?;
             return Ok(0);
         }
@@ -313,13 +317,19 @@ impl Connection {
             return Err(Fault::new(UNEXPECTED_FRAME, text));
         }
         if is_publish(frame.payload) {
-            if self.full {
-                self.block(out);
+            if let Some(shortage) = self.shortage {
+                self.block(shortage, out);
                 return Ok(0);
             }
             return self.publish_frame(number, frame.payload, rest);
         }
         let method = Method::decode(frame.payload)?;
+        if let Some(shortage) = self.critical()
+            && self.adds_to_log(number, &method)
+        {
+            self.block(shortage, out);
+            return Ok(0);
+        }
         self.channel_method(number, method, out)?;
         Ok(0)
     }

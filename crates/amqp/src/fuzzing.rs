@@ -9,7 +9,7 @@ use leveret_amqp_wire::method::{
 };
 use leveret_amqp_wire::{ContentHeader, Method, frame};
 use leveret_broker::engine::{Command, Operation, Token};
-use leveret_broker::{Broker, Options, User};
+use leveret_broker::{Broker, DiskOptions, Options, User};
 use leveret_model::limits::{CHANNEL_MAX, FRAME_MAX_BYTES, SEGMENT_BYTES_MIN};
 use leveret_model::{Chunk, FieldTable, FieldValue, ShortString};
 
@@ -34,6 +34,8 @@ pub fn options(data_dir: std::path::PathBuf) -> Options {
         memory_max: MEMORY_MAX,
         memory_target: MEMORY_MAX,
         segment_bytes: SEGMENT_BYTES_MIN,
+        // How full the disk of the machine is must not matter.
+        disk: DiskOptions { low: Some(0), critical: Some(0), probe: None },
     }
 }
 
@@ -256,7 +258,7 @@ impl Client {
     fn may_go_on(&mut self, out: &mut Vec<u8>) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let session = self.connection.session.as_ref();
-        let ready = session.is_none_or(|session| session.poll_memory(&mut context).is_ready());
+        let ready = session.is_none_or(|session| session.poll_plenty(&mut context).is_ready());
         if ready {
             self.connection.unblock(out);
         }

@@ -2,6 +2,7 @@
 
 use leveret_amqp_wire::method::{ConnectionBlocked, ConnectionUnblocked};
 use leveret_amqp_wire::{Frame, Method, PublishView};
+use leveret_broker::Shortage;
 use leveret_broker::engine::{Command, Operation};
 use leveret_model::limits::{BATCH_BYTES_MAX, READ_BYTES_MAX, UNFINISHED_BYTES_MAX};
 use leveret_model::{Message, ShortString};
@@ -9,6 +10,7 @@ use leveret_model::{Message, ShortString};
 use crate::connection::Connection;
 use crate::content::{self, Assembly, PUBLISH};
 use crate::fault::{Fault, NOT_IMPLEMENTED, PRECONDITION_FAILED, RESOURCE_ERROR};
+use crate::operation::{Meaning, meaning};
 
 impl Connection {
     /// Takes a `basic.publish`, and its content if that is all in `rest`, which lies behind it;
@@ -140,23 +142,60 @@ impl Connection {
         Ok(())
     }
 
-    /// Stops in front of a message, because there is no memory for it. What is left of the input
-    /// is to come again after [`Connection::unblock`].
-    pub(crate) fn block(&mut self, out: &mut Vec<u8>) {
-        tracing::debug!(peer = %self.peer, "blocked: low on memory");
+    /// The shortage there is, if the disk is so full that nothing may make the log larger.
+    pub(crate) fn critical(&self) -> Option<Shortage> {
+        self.shortage.filter(|shortage| shortage.disk_critical)
+    }
+
+    /// Whether a method would make the log larger, after everything before it. Asks the engine.
+    pub(crate) fn adds_to_log(&mut self, number: u16, method: &Method) -> bool {
+        let may = matches!(
+            method,
+            Method::ExchangeDeclare(_)
+                | Method::ExchangeBind(_)
+                | Method::QueueDeclare(_)
+                | Method::QueueBind(_)
+                | Method::TxCommit(_)
+        );
+        if !may {
+            return false;
+        }
+        self.submit();
+        match (meaning(method.clone()), &self.session) {
+            (Ok(Meaning::Command(operation)), Some(session)) => {
+                session.adds_to_log(number, &operation)
+            }
+            _ => false,
+        }
+    }
+
+    /// Stops in front of a message, or of something else for which there is no room. What is left
+    /// of the input is to come again after [`Connection::unblock`].
+    pub(crate) fn block(&mut self, shortage: Shortage, out: &mut Vec<u8>) {
+        let reason = reason(shortage);
+        tracing::debug!(peer = %self.peer, "blocked: {reason}");
         self.blocked = true;
         if self.capabilities.connection_blocked {
-            let reason = ShortString::from_static("low on memory");
+            let reason = ShortString::from_static(reason);
             Method::from(ConnectionBlocked { reason }).frame(0, out);
         }
     }
 
-    /// There is memory again.
+    /// There is room again.
     pub(crate) fn unblock(&mut self, out: &mut Vec<u8>) {
         tracing::debug!(peer = %self.peer, "unblocked");
         self.blocked = false;
         if self.capabilities.connection_blocked {
             Method::from(ConnectionUnblocked {}).frame(0, out);
         }
+    }
+}
+
+/// What RabbitMQ tells clients (rabbit_reader:blocked_by_message).
+fn reason(shortage: Shortage) -> &'static str {
+    match shortage {
+        Shortage { memory: true, disk: true, .. } => "low on memory & disk",
+        Shortage { disk: true, .. } => "low on disk",
+        _ => "low on memory",
     }
 }

@@ -89,7 +89,7 @@ pub async fn serve<S>(
 struct Driver<S> {
     stream: S,
     connection: Connection,
-    /// The start of a frame whose rest has not come, or what was not taken for want of memory.
+    /// The start of a frame whose rest has not come, or what was not taken for want of room.
     unread: Vec<u8>,
     /// Whether `unread` is to be taken again without more.
     kept: bool,
@@ -239,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             // Silence means nothing while nothing is read; that it takes nothing still does.
             self.received |= self.unwritten.is_empty() || self.sent;
             if let Some(session) = session {
-                ready!(session.poll_memory(cx));
+                ready!(session.poll_plenty(cx));
             }
             self.connection.unblock(&mut self.unwritten);
             return Poll::Ready(Ok(()));

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use leveret_amqp_wire::method::{
 };
 use leveret_amqp_wire::{ContentHeader, Method, frame, write_content};
 use leveret_broker::engine::{Item, Outbound};
-use leveret_broker::{Broker, Options, User};
+use leveret_broker::{Broker, DiskOptions, Options, Probe, Space, User};
 use leveret_model::limits::{BATCH_BYTES_MAX, CHANNEL_MAX, FRAME_MAX_BYTES, SEGMENT_BYTES_MIN};
 use leveret_model::{FieldTable, SessionId, ShortString};
 use tempfile::TempDir;
@@ -21,11 +23,15 @@ use crate::connection::{Connection, Phase};
 
 mod blocking;
 mod closing;
+mod disk;
 mod logging;
 mod publishing;
 mod random;
 mod starting;
 mod telling;
+
+/// What messages may take where there is a limit, in bytes.
+const MEMORY: usize = 10_000;
 
 /// A client that has opened channel 1 and queue `q`.
 struct Client {
@@ -46,8 +52,20 @@ impl Client {
         Self::with_memory(usize::MAX)
     }
 
+    /// On a broker with a disk of which so much is free, in bytes, and marks of 1000 and 100.
+    fn with_disk(free: &Arc<AtomicU64>) -> Self {
+        let free = Arc::clone(free);
+        let probe = Probe::new(move || Ok(Space { free: free.load(Relaxed), total: 2000 }));
+        let disk = DiskOptions { low: Some(1000), critical: Some(100), probe: Some(probe) };
+        Self::with(MEMORY, disk)
+    }
+
     /// On a broker whose messages may take that many bytes.
     fn with_memory(memory_max: usize) -> Self {
+        Self::with(memory_max, DiskOptions::default())
+    }
+
+    fn with(memory_max: usize, disk: DiskOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let user = User { name: "u".into(), password: "p".into(), loopback_only: true };
         let data_dir = directory.path().to_owned();
@@ -57,6 +75,7 @@ impl Client {
             memory_max,
             memory_target: memory_max,
             segment_bytes: SEGMENT_BYTES_MIN,
+            disk,
         })
         .unwrap();
         Client::start(broker, Rc::new(directory), ConnectionStartOk::default())

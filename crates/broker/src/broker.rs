@@ -16,6 +16,7 @@ pub use leveret_storage::OpenError;
 use crate::clock::Clock;
 use crate::combiner::Combiner;
 use crate::core::{Around, Core, TICK};
+use crate::disk::{Disk, DiskOptions, Watch};
 use crate::loader;
 use crate::memory::{Budget, Memory};
 use crate::outbox::Outbox;
@@ -38,6 +39,8 @@ pub struct Options {
     pub memory_target: usize,
     /// How large the files of the log are, in bytes.
     pub segment_bytes: u64,
+    /// When too little of the disk is free.
+    pub disk: DiskOptions,
 }
 
 /// A running broker. Clones are the same one.
@@ -59,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) packer: Arc<Packer>,
+    watch: Watch,
     users: Vec<User>,
     next_session: AtomicU64,
 }
@@ -111,6 +115,12 @@ impl Broker {
             loads,
             memory_target: options.memory_target,
         };
+        let watch = Watch::start(&options.disk, &options.data_dir, Arc::clone(&budget));
+        let watch = watch.map_err(|source| OpenError::Io {
+            action: "start the thread that watches the disk of",
+            path: options.data_dir.clone(),
+            source,
+        })?;
         let shared = Shared {
             combiner: Combiner::new(Core::new(engine, log, around)),
             waiters,
@@ -118,6 +128,7 @@ impl Broker {
             budget,
             clock,
             packer,
+            watch,
             users: options.users,
             next_session: AtomicU64::new(TICK.0 + 1),
         };
@@ -182,10 +193,17 @@ impl Broker {
         self.shared.budget.memory()
     }
 
+    /// How much of the disk is free, and how much must be.
+    #[must_use]
+    pub fn disk(&self) -> Disk {
+        self.shared.watch.disk()
+    }
+
     /// Makes everything durable that was submitted, and gives up the data directory. What is
     /// submitted afterwards is dropped.
     pub fn close(&self) {
         self.shared.end_threads();
+        self.shared.watch.close();
         let log = self.shared.combiner.with(Core::take_log);
         if let Some(log) = log {
             log.close();

@@ -4,14 +4,15 @@
 //! what it is told. Whichever thread brings a batch runs the engine (see `combiner`); what the
 //! engine wants written goes to the log, what it wants told goes to the sessions' outboxes, some of
 //! it only once the log is durable (see `waiters`). If only time passes, a thread brings batches of
-//! nothing (see `clock`); if messages take too much memory, publishers wait (see `memory`). What
-//! stays long leaves the log and memory (see `packer`), and comes back when it is needed (see
-//! `loader`).
+//! nothing (see `clock`); if messages take too much memory, or too little of the disk is free (see
+//! `disk`), publishers wait (see `memory`). What stays long leaves the log and memory (see
+//! `packer`), and comes back when it is needed (see `loader`).
 
 mod broker;
 mod clock;
 mod combiner;
 mod core;
+mod disk;
 mod loader;
 mod memory;
 mod outbox;
@@ -22,7 +23,8 @@ mod users;
 mod waiters;
 
 pub use broker::{Broker, OpenError, Options};
-pub use memory::Memory;
+pub use disk::{Disk, DiskOptions, Probe, Space};
+pub use memory::{Memory, Shortage};
 pub use session::Session;
 pub use users::{LoginError, User};
 

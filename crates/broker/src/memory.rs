@@ -1,16 +1,20 @@
-//! How much memory messages may take, and which publishers wait because they take more.
+//! How much memory messages may take, and which publishers wait because they take more, or because
+//! too little of the disk is free (which `disk` finds out). Whatever the reason, they wait in one
+//! list, and go on when there is none left.
 //!
 //! Content that is still on its way in counts too. So that connections which all have parts of
 //! bodies cannot wait for each other for ever, one of them at a time has the *turn*: it may go on
 //! until it has one body whole, as long as the engine itself has room.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use leveret_model::SessionId;
 use leveret_model::limits::MEMORY_RESUME_PERCENT;
 use rustc_hash::FxHashMap;
+
+use crate::disk::Level;
 
 /// What the messages of a broker take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,17 @@ pub struct Memory {
     pub publishers_wait: bool,
 }
 
+/// Why nothing more should be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Messages take too much memory.
+    pub memory: bool,
+    /// Too little of the disk is free.
+    pub disk: bool,
+    /// So little of it that nothing should be done that makes the log larger.
+    pub disk_critical: bool,
+}
+
 /// Stores and loads that decide who is woken are sequentially consistent: who waits says so and
 /// then looks at the figures, who changes these looks afterwards for somebody that waits.
 pub(crate) struct Budget {
@@ -31,7 +46,12 @@ pub(crate) struct Budget {
     resume: usize,
     engine: AtomicUsize,
     unfinished: AtomicUsize,
-    /// Whether anybody found it full since it was last at the mark. If not, nobody waits.
+    /// Whether anybody found that messages take too much since they were last at the mark.
+    short: AtomicBool,
+    /// A [`Level`]: how much of the disk is free.
+    disk: AtomicU8,
+    /// Whether anybody found it full, for either reason, since all were let go. If not, nobody
+    /// waits.
     blocked: AtomicBool,
     waiting: Mutex<Waiting>,
 }
@@ -56,13 +76,15 @@ impl Budget {
             resume: max - max / 100 * (100 - MEMORY_RESUME_PERCENT),
             engine: AtomicUsize::new(0),
             unfinished: AtomicUsize::new(0),
+            short: AtomicBool::new(false),
+            disk: AtomicU8::new(Level::Enough as u8),
             blocked: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
     }
 
     pub(crate) fn memory(&self) -> Memory {
-        let publishers_wait = self.blocked.load(Ordering::SeqCst);
+        let publishers_wait = self.short.load(Ordering::SeqCst);
         Memory { used: self.used(), max: self.max, publishers_wait }
     }
 
@@ -73,37 +95,59 @@ impl Budget {
         }
     }
 
+    /// How much of the disk is free now. Lets publishers go on if that is possible.
+    pub(crate) fn set_disk(&self, level: Level) {
+        self.disk.store(level as u8, Ordering::SeqCst);
+        self.review();
+    }
+
     /// Lets publishers go on if that is possible now.
     pub(crate) fn review(&self) {
-        if self.blocked.load(Ordering::SeqCst) && (self.at_mark() || self.engine_at_mark()) {
+        if (self.blocked.load(Ordering::SeqCst) || self.short.load(Ordering::SeqCst))
+            && (self.may_finish() || self.may_go_on() || self.is_over())
+        {
             self.let_go();
         }
     }
 
-    /// Whether this session should publish nothing more. `own` is what it has of bodies.
-    pub(crate) fn full(&self, session: SessionId, own: usize) -> bool {
-        if self.used() <= self.max {
-            return false;
+    /// Why this session should publish nothing more, if it should not. `own` is what it has of
+    /// bodies.
+    pub(crate) fn shortage(&self, session: SessionId, own: usize) -> Option<Shortage> {
+        let memory = self.used() > self.max;
+        let disk = self.disk.load(Ordering::SeqCst);
+        if !memory && disk == Level::Enough as u8 {
+            return None;
         }
-        if !self.blocked.load(Ordering::SeqCst) {
-            let first = !self.blocked.swap(true, Ordering::SeqCst);
-            self.note_blocked(first);
+        let short = memory && raise(&self.short);
+        let first = raise(&self.blocked);
+        self.note(short);
+        if short || first {
+            // It may be over already, and who said so did not see that anybody waits.
+            self.review();
         }
-        !self.has_turn(session, own)
+        if self.has_turn(session, own) {
+            return None;
+        }
+        Some(Shortage {
+            memory: memory || self.short.load(Ordering::SeqCst),
+            disk: disk != Level::Enough as u8,
+            disk_critical: disk == Level::Critical as u8,
+        })
     }
 
     /// Ready when this session may publish again; otherwise it is woken then.
     pub(crate) fn poll(&self, cx: &mut Context<'_>, session: SessionId, own: usize) -> Poll<()> {
-        if self.at_mark() || self.has_turn(session, own) {
+        if self.may_go_on() || self.has_turn(session, own) {
             return Poll::Ready(());
         }
         let waiter = Waiter { waker: cx.waker().clone(), unfinished: own > 0 };
         let mut waiting = self.lock();
-        if self.used() <= self.max && !self.blocked.load(Ordering::SeqCst) {
+        if self.may_go_on() {
             // Everybody was let go already, and it is not full again.
             return Poll::Ready(());
         }
-        let first = !self.blocked.swap(true, Ordering::SeqCst);
+        let short = self.used() > self.max && raise(&self.short);
+        raise(&self.blocked);
         if own == 0 {
             // It gave up its body while it waited.
             waiting.end_turn(session);
@@ -112,9 +156,10 @@ impl Budget {
         let before = waiting.sessions.insert(session, waiter);
         drop(waiting);
         drop(before);
+        self.note(short);
         // Looks again: who changed the figures before this did not see the waiter.
-        self.note_blocked(first);
-        if self.at_mark() || self.has_turn(session, own) {
+        self.review();
+        if self.may_go_on() || self.has_turn(session, own) {
             return Poll::Ready(());
         }
         Poll::Pending
@@ -158,39 +203,58 @@ impl Budget {
         self.engine.load(Ordering::SeqCst) <= self.resume
     }
 
-    fn has_turn(&self, session: SessionId, own: usize) -> bool {
-        own > 0 && self.engine_at_mark() && self.lock().turn == Some(session)
+    fn disk_has_room(&self) -> bool {
+        self.disk.load(Ordering::SeqCst) == Level::Enough as u8
     }
 
-    /// Somebody is to wait, the `first` one perhaps, unless that is over already.
-    fn note_blocked(&self, first: bool) {
-        if first {
+    /// Whether all may publish: who waits for memory waits until it is at the mark, who waits for
+    /// the disk only until memory is not full.
+    fn may_go_on(&self) -> bool {
+        let short = self.short.load(Ordering::SeqCst) || self.used() > self.max;
+        self.disk_has_room() && (!short || self.at_mark())
+    }
+
+    /// Whether one may make a body whole.
+    fn may_finish(&self) -> bool {
+        self.disk_has_room() && self.engine_at_mark()
+    }
+
+    /// Whether messages took too much memory, and do not any more.
+    fn is_over(&self) -> bool {
+        self.short.load(Ordering::SeqCst) && self.at_mark()
+    }
+
+    fn has_turn(&self, session: SessionId, own: usize) -> bool {
+        own > 0 && self.may_finish() && self.lock().turn == Some(session)
+    }
+
+    fn note(&self, short: bool) {
+        if short {
             let Memory { used, max, .. } = self.memory();
             tracing::warn!(used, max, "messages take too much memory: publishers wait from now on");
         }
-        self.review();
     }
 
     /// Wakes everybody, or who has the turn.
     fn let_go(&self) {
         let mut waiting = self.lock();
-        if !self.at_mark() {
-            let next = if self.engine_at_mark() { waiting.next() } else { None };
-            drop(waiting);
-            if let Some(waker) = next {
-                waker.wake();
-            }
-            return;
-        }
+        let over = self.at_mark() && self.short.swap(false, Ordering::SeqCst);
+        let all = self.may_go_on();
+        let next = if !all && self.may_finish() { waiting.next() } else { None };
         // Under the lock, so that who is in the list is noted as waiting.
-        if !self.blocked.swap(false, Ordering::SeqCst) {
-            return;
-        }
-        let Waiting { sessions, .. } = std::mem::take(&mut *waiting);
+        let sessions = match all && self.blocked.swap(false, Ordering::SeqCst) {
+            true => std::mem::take(&mut *waiting).sessions,
+            false => FxHashMap::default(),
+        };
         drop(waiting);
-        let Memory { used, max, .. } = self.memory();
-        tracing::info!(used, max, "messages take less memory again: publishers go on");
-        sessions.into_values().for_each(|waiter| waiter.waker.wake());
+        if over {
+            let Memory { used, max, .. } = self.memory();
+            let then = if all { "publishers go on" } else { "publishers wait for the disk still" };
+            tracing::info!(used, max, "messages take less memory again: {then}");
+        }
+        next.into_iter()
+            .chain(sessions.into_values().map(|waiter| waiter.waker))
+            .for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -213,6 +277,11 @@ impl Waiting {
         }
         self.sessions.remove(&self.turn?).map(|waiter| waiter.waker)
     }
+}
+
+/// Says whether the flag was not up before.
+fn raise(flag: &AtomicBool) -> bool {
+    !flag.load(Ordering::SeqCst) && !flag.swap(true, Ordering::SeqCst)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
 use leveret_model::{Chunk, SessionId};
 
 use crate::broker::Handle;
+use crate::memory::Shortage;
 use crate::outbox::Outbox;
 
 /// One connection's session. Dropping it ends it: leases are requeued, exclusive queues deleted.
@@ -55,14 +56,22 @@ impl Session {
         self.shared.waiters.poll_room(cx, full)
     }
 
-    /// Whether messages take more memory than they may: nothing more should be published.
+    /// Why nothing more should be published, if it should not: messages take more memory than they
+    /// may, or too little of the disk is free.
     #[must_use]
-    pub fn memory_full(&self) -> bool {
-        self.shared.budget.full(self.id, self.unfinished.load(Ordering::Relaxed))
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shared.budget.shortage(self.id, self.unfinished.load(Ordering::Relaxed))
     }
 
-    /// Ready when publishing may go on after [`Session::memory_full`].
-    pub fn poll_memory(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether this would make the log larger: then it is not for a time in which the disk is
+    /// nearly full ([`Shortage::disk_critical`]). Waits for the engine; not to be asked at others.
+    #[must_use]
+    pub fn adds_to_log(&self, holder: u16, operation: &Operation) -> bool {
+        self.shared.combiner.with(|core| core.engine.adds_to_log(self.id, holder, operation))
+    }
+
+    /// Ready when there is no shortage any more after [`Session::shortage`].
+    pub fn poll_plenty(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.shared.budget.poll(cx, self.id, self.unfinished.load(Ordering::Relaxed))
     }
 

@@ -17,7 +17,7 @@ use crate::combiner::Combiner;
 use crate::core::{Around, Core};
 use crate::loader;
 use crate::memory::Budget;
-use crate::{Broker, LoginError, OpenError, Options, Session, User};
+use crate::{Broker, DiskOptions, LoginError, OpenError, Options, Session, User};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -34,6 +34,7 @@ fn try_open(directory: &Path) -> Result<Broker, OpenError> {
         memory_max,
         memory_target: memory_max,
         segment_bytes: SEGMENT_BYTES_MIN,
+        disk: DiskOptions::default(),
     })
 }
 
@@ -420,15 +421,15 @@ fn bodies_on_their_way_in_stop_publishers_until_their_session_ends() {
     let (big, other) = (Client::new(&broker), Client::new(&broker));
     let before = broker.memory();
     assert_eq!(before.max, MEMORY_BYTES_MIN);
-    assert!(!other.session.memory_full());
+    assert!(other.session.shortage().is_none());
     big.session.set_unfinished(MEMORY_BYTES_MIN + 1);
     assert_eq!(broker.memory().used, before.used + MEMORY_BYTES_MIN + 1);
-    assert!(other.session.memory_full());
+    assert!(other.session.shortage().is_some());
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let waker = Waker::from(Arc::new(Unpark(thread::current())));
             let deadline = Instant::now() + PATIENCE;
-            while other.session.poll_memory(&mut Context::from_waker(&waker)).is_pending() {
+            while other.session.poll_plenty(&mut Context::from_waker(&waker)).is_pending() {
                 let left = deadline.checked_duration_since(Instant::now()).expect("in time");
                 thread::park_timeout(left);
             }
@@ -439,7 +440,7 @@ fn bodies_on_their_way_in_stop_publishers_until_their_session_ends() {
         assert!(!waiting.is_finished());
         drop(big);
     });
-    assert!(!other.session.memory_full());
+    assert!(other.session.shortage().is_none());
     assert_eq!(broker.memory().used, before.used);
 }
 

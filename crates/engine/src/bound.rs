@@ -34,6 +34,12 @@ impl Bindings {
         true
     }
 
+    pub(crate) fn contains(&self, bound: &BoundTo) -> bool {
+        let keys = self.by_source.get(&bound.exchange);
+        let same = keys.and_then(|keys| keys.get(&bound.routing_key));
+        same.is_some_and(|same| same.contains(&bound.arguments))
+    }
+
     /// Whether it was there.
     pub(crate) fn remove(&mut self, bound: &BoundTo) -> bool {
         let Some(keys) = self.by_source.get_mut(&bound.exchange) else { return false };

@@ -28,6 +28,7 @@ mod engine;
 mod exchange;
 mod exchanges;
 mod expiry;
+mod growth;
 mod headers;
 mod holder;
 pub mod packing;

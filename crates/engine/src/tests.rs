@@ -5,6 +5,7 @@ mod consuming;
 mod dead_letters;
 mod declaring;
 mod expiring;
+mod growing;
 mod hostile;
 mod overflow;
 mod plain;

@@ -46,6 +46,11 @@ struct Kept {
 }
 
 impl Transaction {
+    /// Whether the commit writes messages.
+    pub(crate) fn publishes(&self) -> bool {
+        !self.published.is_empty()
+    }
+
     /// Keeps messages until the commit, and says how many bytes more that takes.
     pub(crate) fn keep(
         &mut self,

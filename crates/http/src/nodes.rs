@@ -18,11 +18,15 @@ struct Node<'a> {
     mem_used: usize,
     mem_limit: usize,
     mem_alarm: bool,
+    /// Null where the system does not tell.
+    disk_free: Option<u64>,
+    disk_free_limit: u64,
+    disk_free_alarm: bool,
 }
 
 impl<'a> Node<'a> {
     fn of(state: &'a State) -> Self {
-        let memory = state.broker.memory();
+        let (memory, disk) = (state.broker.memory(), state.broker.disk());
         Node {
             name: &state.identity.node,
             kind: "disc",
@@ -30,6 +34,9 @@ impl<'a> Node<'a> {
             mem_used: memory.used,
             mem_limit: memory.max,
             mem_alarm: memory.publishers_wait,
+            disk_free: disk.free,
+            disk_free_limit: disk.low,
+            disk_free_alarm: disk.publishers_wait,
         }
     }
 }

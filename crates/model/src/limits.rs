@@ -56,6 +56,25 @@ pub const MEMORY_BYTES_MIN: usize = 32 * 1024 * 1024;
 pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 /// Largest file of the log, in bytes: an index of messages in it must be able to say where they are.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Least that must be free of the disk before publishers wait, where nobody said how much, in
+/// bytes: the log takes 32 MiB at a time, and keeps two files more ready. Small disks have less.
+pub const DISK_LOW_BYTES_MIN: u64 = 256 * 1024 * 1024;
+/// Most that must be free of the disk before publishers wait, where nobody said how much, in bytes.
+/// RabbitMQ wants 50 MB.
+pub const DISK_LOW_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Least that must be free of the disk before everything waits that makes the log larger, where
+/// nobody said how much, in bytes. Small disks have less; RabbitMQ has no such mark.
+pub const DISK_CRITICAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// When those who wait for the disk may go on: when so much of the mark is free, in percent.
+/// RabbitMQ has no such margin.
+pub const DISK_RESUME_PERCENT: u64 = 110;
+/// How fast a disk is taken to fill up, in bytes per second: the nearer to a mark, the more often
+/// one must look.
+pub const DISK_FILL_BYTES_PER_SECOND: u64 = 500_000_000;
+/// How often the disk is looked at when a mark is near (RabbitMQ: 100 ms).
+pub const DISK_LOOK_MIN: Duration = Duration::from_millis(100);
+/// How often the disk is looked at when it is far from any mark (RabbitMQ: 10 s).
+pub const DISK_LOOK_MAX: Duration = Duration::from_secs(1);
 /// HTTP connections at a time; the API is for people and their tools, not for every client.
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
 /// How long an HTTP client may take for the head of a request, and between two requests.

@@ -4,7 +4,7 @@ use crate::listener::{self, ListenError, Reserved};
 use crate::logging;
 use crate::net_threads::NetThreads;
 use crate::setting::Config;
-use leveret_broker::{Broker, OpenError, Options, User};
+use leveret_broker::{Broker, DiskOptions, OpenError, Options, User};
 use leveret_http::{Api, Identity};
 use std::future::pending;
 use std::io;
@@ -85,6 +85,11 @@ async fn serve(config: Config) -> Result<(), ServerError> {
         memory_max: config.memory_max,
         memory_target: config.memory_target,
         segment_bytes: config.segment_size,
+        disk: DiskOptions {
+            low: config.disk_free_low,
+            critical: config.disk_free_critical,
+            probe: None,
+        },
     })?;
     if config.default_user != LOOPBACK_ONLY_USER && config.default_pass.reveal() == WELL_KNOWN {
         tracing::warn!(

@@ -181,6 +181,28 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
+    /// How little of the data directory's disk may be free before publishers must wait; auto is 5 %
+    /// of the disk, at least 256 MiB and at most 1 GiB, but never more than an eighth of it.
+    disk_free_low: Option<u64> {
+        name: "disk-free-low",
+        value: "BYTES",
+        default: "auto",
+        allowed: "a size, in bytes or as 512MiB, 4GB and the like, 0 for no limit, or auto",
+        parse: value::disk_mark,
+        rabbitmq_env: None,
+        secret: false,
+    }
+    /// How little of it may be free before everything must wait that makes the log larger; auto is
+    /// a quarter of disk-free-low, or 64 MiB if that is more, but never more than half of it.
+    disk_free_critical: Option<u64> {
+        name: "disk-free-critical",
+        value: "BYTES",
+        default: "auto",
+        allowed: "a size, in bytes or as 512MiB, 4GB and the like, 0 for no limit, or auto",
+        parse: value::disk_mark,
+        rabbitmq_env: None,
+        secret: false,
+    }
     /// What to log to standard error: a level, or levels by module.
     log: LogFilter {
         name: "log",

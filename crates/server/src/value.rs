@@ -76,6 +76,14 @@ pub(crate) fn segment_size(text: &str) -> Option<u64> {
     (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes).then_some(bytes)
 }
 
+/// None where the disk decides.
+pub(crate) fn disk_mark(text: &str) -> Option<Option<u64>> {
+    if text == "auto" {
+        return Some(None);
+    }
+    Some(Some(size(text)? as u64))
+}
+
 /// A number of bytes, with one of RabbitMQ's units or without.
 pub(crate) fn size(text: &str) -> Option<usize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

@@ -1,4 +1,5 @@
-//! Files for segments to come: written ahead of time or left over from segments nobody needs.
+//! Files for segments to come: written ahead of time or left over from segments nobody needs. And
+//! what becomes of segments that the log does not need: those, or the data file of a pack.
 //!
 //! Overwriting blocks that have been written before makes a sync markedly cheaper than a growing
 //! file (no allocation to journal), so a thread of low priority fills a spare file with zeros, and
@@ -124,7 +125,7 @@ impl Spares {
 
     /// Prepares spares until there are enough. False if some are missing still.
     fn fill(&self, warned: &mut bool) -> bool {
-        while !self.is_full() {
+        while !self.is_full() && !self.space.is_closing() {
             // What room there is, the commit thread has a better use for.
             if self.space.is_out() {
                 return false;

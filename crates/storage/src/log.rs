@@ -201,7 +201,7 @@ impl Log {
 
     /// The segments that are sealed, durable and not retired, the oldest first. All that were
     /// found by opening are among them. Unless it is pinned, the oldest may be recycled at any
-    /// moment: hold a pin at its first address while it is made a pack.
+    /// moment: hold a pin at its first address from before it is made a pack until it is retired.
     #[must_use]
     pub fn sealed(&self) -> Vec<Sealed> {
         let state = self.shared.lock();

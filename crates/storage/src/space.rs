@@ -42,6 +42,11 @@ impl Space {
         self.closing.store(true, Ordering::Relaxed);
     }
 
+    /// Whether nothing will be written soon.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     /// Gives a file at least `bytes` bytes, which can be written without running out of space.
     /// False if the file system cannot promise that; it can still grow the file.
     pub(crate) fn reserve(&self, file: &File, bytes: u64) -> io::Result<bool> {
@@ -78,7 +83,7 @@ impl Space {
                 }
                 Err(error) => fatal(action, path, &error),
             }
-            if self.closing.load(Ordering::Relaxed) {
+            if self.is_closing() {
                 let since = closing_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= CLOSING {
                     return None;

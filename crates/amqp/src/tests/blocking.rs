@@ -11,8 +11,6 @@ use tokio::sync::watch;
 use super::*;
 use crate::serve;
 
-const MEMORY: usize = 10_000;
-
 /// A client that has filled the memory with a body that is not whole.
 fn hog() -> Client {
     let mut client = Client::with_memory(MEMORY);
@@ -41,7 +39,7 @@ fn ready(client: &Client) -> Vec<(String, usize)> {
 
 fn may_go_on(client: &Client) -> bool {
     let mut context = Context::from_waker(Waker::noop());
-    client.connection.session.as_ref().unwrap().poll_memory(&mut context).is_ready()
+    client.connection.session.as_ref().unwrap().poll_plenty(&mut context).is_ready()
 }
 
 #[test]

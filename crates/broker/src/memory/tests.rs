@@ -32,7 +32,7 @@ impl Publisher {
     }
 
     fn full(&self, budget: &Budget) -> bool {
-        budget.full(self.id, self.own)
+        budget.shortage(self.id, self.own).is_some()
     }
 
     fn waits(&self, budget: &Budget) -> bool {
@@ -195,21 +195,125 @@ fn without_any_memory_one_message_at_a_time_goes_on() {
     assert!(!publisher.waits(&budget));
 }
 
-/// Nobody sleeps on when all is at the mark, whenever it looked.
+const NONE: Shortage = Shortage { memory: false, disk: false, disk_critical: false };
+
+#[test]
+fn who_publishes_waits_for_the_disk() {
+    let (budget, publisher) = (Budget::new(MAX), Publisher::new(1));
+    let why = || budget.shortage(publisher.id, 0);
+    // More than the mark of the memory, which was never full: that must not keep anybody.
+    engine_holds(MARK + 1, &budget);
+    budget.set_disk(Level::Low);
+    assert_eq!(why(), Some(Shortage { disk: true, ..NONE }));
+    assert!(publisher.waits(&budget));
+    assert!(!budget.memory().publishers_wait, "the memory is not what they wait for");
+    budget.set_disk(Level::Critical);
+    assert_eq!(why(), Some(Shortage { disk: true, disk_critical: true, ..NONE }));
+    engine_holds(0, &budget);
+    engine_holds(MARK + 1, &budget);
+    budget.set_disk(Level::Low);
+    assert!(publisher.waits(&budget));
+    assert_eq!(publisher.woken(), 0);
+    budget.set_disk(Level::Enough);
+    assert_eq!(publisher.woken(), 1);
+    assert!(why().is_none() && !publisher.waits(&budget));
+    assert_eq!(publisher.woken(), 1);
+}
+
+#[test]
+fn who_waits_for_both_goes_on_when_both_are_over() {
+    let (budget, publisher) = (Budget::new(MAX), Publisher::new(1));
+    let why = || budget.shortage(publisher.id, 0);
+    for memory_first in [true, false] {
+        let before = publisher.woken();
+        if memory_first {
+            engine_holds(MAX + 1, &budget);
+            assert_eq!(why(), Some(Shortage { memory: true, ..NONE }));
+            assert!(publisher.waits(&budget));
+        }
+        budget.set_disk(Level::Low);
+        assert!(publisher.full(&budget) && publisher.waits(&budget));
+        engine_holds(MAX + 1, &budget);
+        assert_eq!(why(), Some(Shortage { memory: true, disk: true, ..NONE }));
+        assert!(publisher.waits(&budget) && budget.memory().publishers_wait);
+        if memory_first {
+            engine_holds(MARK, &budget);
+            assert!(!budget.memory().publishers_wait);
+            assert_eq!(why(), Some(Shortage { disk: true, ..NONE }));
+            assert_eq!(publisher.woken(), before);
+            budget.set_disk(Level::Enough);
+        } else {
+            budget.set_disk(Level::Enough);
+            assert_eq!(why(), Some(Shortage { memory: true, ..NONE }));
+            engine_holds(MARK + 1, &budget);
+            assert_eq!(publisher.woken(), before);
+            engine_holds(MARK, &budget);
+        }
+        assert_eq!(publisher.woken(), before + 1);
+        assert!(!publisher.waits(&budget) && why().is_none());
+    }
+}
+
+#[test]
+fn nobody_has_the_turn_while_the_disk_is_low() {
+    let budget = Budget::new(MAX);
+    let (mut first, mut second) = (Publisher::new(1), Publisher::new(2));
+    first.has(MAX, &budget);
+    second.has(MAX, &budget);
+    assert!(!first.waits(&budget) && second.waits(&budget));
+    let before = first.woken();
+    budget.set_disk(Level::Low);
+    assert!(first.full(&budget) && first.waits(&budget) && second.waits(&budget));
+    assert_eq!((first.woken(), second.woken()), (before, 0));
+    budget.set_disk(Level::Enough);
+    assert_eq!((first.woken(), second.woken()), (before + 1, 0), "it has it still");
+    assert!(!first.full(&budget) && !first.waits(&budget));
+    // What waits for the disk alone needs no turn.
+    budget.set_disk(Level::Low);
+    first.has(0, &budget);
+    second.has(1, &budget);
+    assert!(second.waits(&budget));
+    budget.set_disk(Level::Enough);
+    assert!(!second.waits(&budget) && !first.waits(&budget));
+}
+
+/// Nobody sleeps on when all is at the mark, whenever it looked. One after the other: they spin.
 #[test]
 fn no_wake_up_is_lost() {
-    const ROUNDS: u64 = 20_000;
+    no_wake_up_is_lost_in(20_000, |it| engine_holds(2 * MAX, it), |it| engine_holds(0, it));
+    // The disk alone, and both, of which either is over first.
+    let (low, enough) = (Level::Low, Level::Enough);
+    no_wake_up_is_lost_in(2_000, |it| it.set_disk(low), |it| it.set_disk(enough));
+    let count = AtomicU64::new(0);
+    let begin = |budget: &Budget| {
+        budget.set_disk(low);
+        engine_holds(2 * MAX, budget);
+    };
+    no_wake_up_is_lost_in(2_000, begin, |budget| {
+        if count.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            budget.set_disk(enough);
+        }
+        engine_holds(0, budget);
+        budget.set_disk(enough);
+    });
+}
+
+fn no_wake_up_is_lost_in(
+    rounds: u64,
+    begin: impl Fn(&Budget) + Sync,
+    end: impl Fn(&Budget) + Sync,
+) {
     let (budget, round) = (Budget::new(MAX), AtomicU64::new(0));
     let publisher = Publisher::new(1);
     thread::scope(|scope| {
         scope.spawn(|| {
-            for this in 1..=ROUNDS {
-                engine_holds(2 * MAX, &budget);
+            for this in 1..=rounds {
+                begin(&budget);
                 round.store(this, Ordering::SeqCst);
                 if this % 2 == 0 {
                     thread::yield_now();
                 }
-                engine_holds(0, &budget);
+                end(&budget);
                 let deadline = Instant::now() + PATIENCE;
                 while round.load(Ordering::SeqCst) == this {
                     assert!(Instant::now() < deadline, "woken in time");
@@ -217,7 +321,7 @@ fn no_wake_up_is_lost() {
                 }
             }
         });
-        for this in 1..=ROUNDS {
+        for this in 1..=rounds {
             while round.load(Ordering::SeqCst) != this {
                 std::hint::spin_loop();
             }

@@ -7,10 +7,12 @@
 mod channels;
 mod client;
 mod connections;
+mod disk;
 mod fair;
 mod footprint;
 mod full;
 mod hog;
+mod home;
 mod neighbour;
 mod reader;
 mod scene;

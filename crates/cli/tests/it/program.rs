@@ -77,6 +77,11 @@ impl Program {
         self.heard.lock().out.clone()
     }
 
+    /// What it has printed as errors so far.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.heard.lock().err.clone()
+    }
+
     /// Gives it a line to read.
     pub(crate) fn say(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("its input is piped");

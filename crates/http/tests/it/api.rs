@@ -4,7 +4,9 @@ use leveret_model::limits::MEMORY_BYTES_MIN;
 use leveret_model::{FieldTable, ShortString};
 use serde_json::{Value, json};
 
-use crate::server::{Server, ask, ask_on, declare, get, get_path, publish, queue, request, signed};
+use crate::server::{
+    DISK_LOW, Server, ask, ask_on, declare, get, get_path, publish, queue, request, signed,
+};
 
 fn not_found() -> Value {
     json!({"error": "Object Not Found", "reason": "Not Found"})
@@ -81,10 +83,11 @@ async fn the_node_says_what_messages_take() {
     let session = server.session();
     let before = server.broker.memory().used;
     session.set_unfinished(MEMORY_BYTES_MIN + 1);
-    assert!(session.memory_full());
+    assert!(session.shortage().is_some());
     let node = json!({
         "name": "leveret@here", "type": "disc", "running": true,
         "mem_used": before + MEMORY_BYTES_MIN + 1, "mem_limit": MEMORY_BYTES_MIN, "mem_alarm": true,
+        "disk_free": DISK_LOW, "disk_free_limit": DISK_LOW, "disk_free_alarm": false,
     });
     assert_eq!(get_path(address, "/api/nodes").await.json(), json!([node]));
     assert_eq!(get_path(address, "/api/nodes/leveret@here").await.json(), node);
@@ -92,6 +95,17 @@ async fn the_node_says_what_messages_take() {
     let node = get_path(address, "/api/nodes/leveret%40here").await.json();
     assert_eq!((&node["mem_used"], &node["mem_alarm"]), (&json!(before), &json!(false)));
     assert_eq!(get_path(address, "/api/nodes/other").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_node_says_what_is_free_of_the_disk() {
+    for (free, alarm) in [(Some(DISK_LOW), false), (Some(DISK_LOW - 1), true), (None, false)] {
+        let server = Server::start_with_free(free);
+        let node = get_path(server.listen().await, "/api/nodes/leveret@here").await.json();
+        assert_eq!(node["disk_free"], json!(free));
+        assert_eq!(node["disk_free_limit"], json!(DISK_LOW));
+        assert_eq!((&node["disk_free_alarm"], &node["mem_alarm"]), (&json!(alarm), &json!(false)));
+    }
 }
 
 #[tokio::test]

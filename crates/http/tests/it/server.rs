@@ -1,12 +1,13 @@
 //! A broker with the API in front of it, and a client of few words.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use leveret_broker::engine::command::DeclareQueue;
 use leveret_broker::engine::{Command, Operation, Token};
-use leveret_broker::{Broker, Options, Session, User};
+use leveret_broker::{Broker, DiskOptions, Options, Probe, Session, Space, User};
 use leveret_http::{Api, Identity};
 use leveret_model::limits::{MEMORY_BYTES_MIN, SEGMENT_BYTES_MIN};
 use leveret_model::{Chunk, FieldTable, Message, ShortString};
@@ -16,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// What must be free of the disk, in bytes.
+pub(crate) const DISK_LOW: u64 = 1_000_000;
 /// The one holder of leases a session has here.
 const HOLDER: u16 = 1;
 
@@ -41,6 +44,15 @@ impl Answer {
 
 impl Server {
     pub(crate) fn start() -> Server {
+        Server::start_with_free(Some(DISK_LOW))
+    }
+
+    /// On a disk of which so much is free; one that does not tell if none.
+    pub(crate) fn start_with_free(free: Option<u64>) -> Server {
+        let probe = Probe::new(move || {
+            let free = free.ok_or(ErrorKind::Unsupported)?;
+            Ok(Space { free, total: 2 * free })
+        });
         let home = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
         let user = |name: &str, loopback_only| User {
             name: name.into(),
@@ -53,6 +65,7 @@ impl Server {
             memory_max: MEMORY_BYTES_MIN,
             memory_target: MEMORY_BYTES_MIN,
             segment_bytes: SEGMENT_BYTES_MIN,
+            disk: DiskOptions { low: Some(DISK_LOW), critical: None, probe: Some(probe) },
         });
         let broker = broker.expect("open the broker");
         let identity =

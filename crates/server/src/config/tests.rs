@@ -111,6 +111,10 @@ fn every_setting_has_values_that_it_refuses() {
         ("memory-target", "lots"),
         ("segment-size", "1048575"),
         ("segment-size", "1025MiB"),
+        ("disk-free-low", "5%"),
+        ("disk-free-low", "-1"),
+        ("disk-free-critical", ""),
+        ("disk-free-critical", "64 mb"),
         ("log", "loud"),
         ("log", ""),
         ("log", "info,"),
@@ -140,6 +144,21 @@ fn memory_is_given_in_bytes_or_in_rabbitmqs_units() {
     let file = Some("memory-max = 33554432");
     assert_eq!(load(&[], &[], file).unwrap().memory_max, MEMORY_BYTES_MIN);
     assert!(load(&[], &[], None).unwrap().memory_max >= MEMORY_BYTES_MIN);
+}
+
+#[test]
+fn the_marks_of_the_disk_are_sizes_or_left_to_it() {
+    let config = load(&[], &[], None).unwrap();
+    assert_eq!((config.disk_free_low, config.disk_free_critical), (None, None));
+    let env = [("LEVERET_DISK_FREE_CRITICAL", "0")];
+    let config = load(&[("disk-free-low", "2GB")], &env, None).unwrap();
+    assert_eq!((config.disk_free_low, config.disk_free_critical), (Some(2_000_000_000), Some(0)));
+    let file = Some("disk-free-low = '512MiB'\ndisk-free-critical = 1000000\n");
+    let config = load(&[], &[], file).unwrap();
+    assert_eq!(
+        (config.disk_free_low, config.disk_free_critical),
+        (Some(512 << 20), Some(1_000_000))
+    );
 }
 
 #[test]

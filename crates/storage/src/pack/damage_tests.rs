@@ -1,6 +1,7 @@
 //! Whatever becomes of a pack's files, what is loaded is right, or there is an error.
 
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use leveret_model::PositionSet;
 use proptest::prelude::*;
@@ -43,7 +44,7 @@ fn is_refused(directory: &Path, id: PackId) -> bool {
         }
     };
     check(packs.settle_check(id).map_err(|error| error.to_string()));
-    for position in ALL {
+    for position in ALL.step_by(14) {
         for (queue, place) in [(1, position), (2, position << 33)] {
             let loaded = packs.load(id, QueueId(queue), &[(Position(place), 1)], usize::MAX);
             check(loaded.map_err(|error| error.to_string()).map(|loaded| {
@@ -51,11 +52,15 @@ fn is_refused(directory: &Path, id: PackId) -> bool {
             }));
         }
     }
-    let count = ALL.end - ALL.start;
-    let loaded = packs.load(id, QueueId(1), &[(Position(ALL.start), count)], usize::MAX);
-    check(loaded.map_err(|error| error.to_string()).map(|loaded| {
-        assert!(positions(&loaded, BODY, |position| (1, position)).into_iter().eq(ALL));
-    }));
+    let near: Vec<_> = ALL.map(|position| (Position(position), 1)).collect();
+    let far: Vec<_> = ALL.map(|position| (Position(position << 33), 1)).collect();
+    for (queue, runs, shift) in [(1, near, 0), (2, far, 33)] {
+        let loaded = packs.load(id, QueueId(queue), &runs, usize::MAX);
+        check(loaded.map_err(|error| error.to_string()).map(|loaded| {
+            let found = positions(&loaded, BODY, |position| (1, position >> shift));
+            assert!(found.into_iter().eq(ALL.map(|position| position << shift)));
+        }));
+    }
     refused
 }
 
@@ -75,6 +80,14 @@ fn names(packs: &Packs, id: PackId) -> [PathBuf; 2] {
     [packs.index_path(id), packs.data_path(id)]
 }
 
+/// Flips a bit of one byte, in place: much faster than writing the file anew.
+fn flip(path: &Path, at: usize) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1 << (at % 8)], at as u64).unwrap();
+}
+
 #[test]
 fn a_flipped_bit_anywhere_in_an_index_is_found() {
     let (directory, ids) = packed();
@@ -83,9 +96,9 @@ fn a_flipped_bit_anywhere_in_an_index_is_found() {
         assert!(!is_refused(directory.path(), id));
         let path = packs.index_path(id);
         for at in 0..fs::metadata(&path).unwrap().len() as usize {
-            edit(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+            flip(&path, at);
             assert!(is_refused(directory.path(), id), "byte {at} of the index");
-            edit(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+            flip(&path, at);
         }
     }
 }
@@ -96,9 +109,9 @@ fn a_flipped_bit_in_a_header_or_a_record_is_found() {
     let path = Packs::open(directory.path()).unwrap().data_path(id);
     let bytes = fs::metadata(&path).unwrap().len() as usize;
     for at in (0..100).chain(4090..bytes) {
-        edit(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+        flip(&path, at);
         assert!(is_refused(directory.path(), id), "byte {at} of the data file");
-        edit(&path, |bytes| bytes[at] ^= 1 << (at % 8));
+        flip(&path, at);
     }
 }
 
@@ -108,8 +121,9 @@ fn a_file_cut_off_anywhere_is_found() {
     let packs = Packs::open(directory.path()).unwrap();
     for path in ids.iter().flat_map(|id| names(&packs, *id)) {
         let whole = fs::read(&path).unwrap();
-        for cut in (0..whole.len()).step_by(if whole.len() < 3_000 { 1 } else { 97 }) {
-            fs::write(&path, &whole[..cut]).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for cut in (0..whole.len()).rev().step_by(if whole.len() < 3_000 { 1 } else { 97 }) {
+            file.set_len(cut as u64).unwrap();
             let id = parse_name(&path).unwrap().0;
             assert!(is_refused(directory.path(), id), "{} cut at {cut}", path.display());
         }
@@ -165,7 +179,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn whatever_happens_to_a_file(
-        edits in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<u32>(), 1..=255_u8), 1..4),
+        edits in proptest::collection::vec(
+            (any::<bool>(), any::<bool>(), any::<u32>(), 1..=255_u8),
+            1..4,
+        ),
         cut in proptest::option::weighted(0.2, any::<u32>()),
     ) {
         let (directory, ids) = FIXTURE.with(|(fixture, ids)| (image(fixture.path()), *ids));

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::client::Client;
+use super::home::Home;
 use crate::hostile::memory_kib;
 use crate::program::Program;
 use crate::tools::say;
@@ -27,8 +27,8 @@ pub(super) struct Scene {
     pub(super) amqp: SocketAddr,
     http: SocketAddr,
     // Stopped before its directory goes, and its directory before the next test's turn.
-    _program: Program,
-    _home: TempDir,
+    program: Program,
+    pub(super) home: Home,
     _turn: Option<MutexGuard<'static, ()>>,
 }
 
@@ -46,6 +46,18 @@ pub(super) struct Counts {
 impl Scene {
     /// Says so and gives none where a broker cannot be measured.
     pub(super) fn set(test: &str, settings: &[&str]) -> Option<Scene> {
+        let turn = Scene::turn(test)?;
+        Some(Scene::start(settings, Home::new(), Some(turn)))
+    }
+
+    /// The same with a file system of its own, of so many MiB; gives none where that is not
+    /// allowed.
+    pub(super) fn set_on_disk(test: &str, mib: u64, settings: &[&str]) -> Option<Scene> {
+        let turn = Scene::turn(test)?;
+        Some(Scene::start(settings, Home::on_disk(test, mib)?, Some(turn)))
+    }
+
+    fn turn(test: &str) -> Option<MutexGuard<'static, ()>> {
         if !cfg!(target_os = "linux") {
             say(&format!("SKIPPED {test}: only Linux says how large the broker is"));
             return None;
@@ -55,18 +67,15 @@ impl Scene {
             return None;
         }
         static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Scene::start(settings, Some(turn)))
+        Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Another broker, at the same time.
     pub(super) fn beside(&self, settings: &[&str]) -> Scene {
-        Scene::start(settings, None)
+        Scene::start(settings, Home::new(), None)
     }
 
-    fn start(settings: &[&str], turn: Option<MutexGuard<'static, ()>>) -> Scene {
-        // A real disk, where the system's temporary directory may be memory.
-        let home = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+    fn start(settings: &[&str], home: Home, turn: Option<MutexGuard<'static, ()>>) -> Scene {
         let [amqp, http] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let binary =
             env::var_os("LEVERET_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_leveret").into());
@@ -90,11 +99,21 @@ impl Scene {
             assert!(Instant::now() < deadline, "the broker does not start");
             thread::sleep(POLL);
         }
-        let scene = Scene { amqp, http, _program: program, _home: home, _turn: turn };
+        let scene = Scene { amqp, http, program, home, _turn: turn };
         // What a first client and a first request cost is not growth.
         Client::open(amqp).close();
         scene.counts();
         scene
+    }
+
+    /// What the broker has logged.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.program.errors()
+    }
+
+    /// The node, as its management API tells of it.
+    pub(super) fn node(&self) -> Value {
+        self.get("/api/nodes")[0].take()
     }
 
     /// How large the broker is now, in KiB.
@@ -117,7 +136,7 @@ impl Scene {
             consumers: number(&objects["consumers"]),
             ready: number(&totals["messages_ready"]),
             unacknowledged: number(&totals["messages_unacknowledged"]),
-            memory: number(&self.get("/api/nodes")[0]["mem_used"]),
+            memory: number(&self.node()["mem_used"]),
         }
     }
 
