@@ -91,9 +91,14 @@ impl Core {
             self.clock.ticked(Some(self.clock.now().after(TICK_PAUSE)));
             return;
         }
+        let publishes = !batch.chunk.is_empty();
+        let before = self.progress.end();
         self.turn(wakers, |engine, now, address, effects| {
             engine.step(batch, now, address, effects);
         });
+        if publishes && let Some(outbox) = self.outboxes.get(&session) {
+            outbox.set_fills_log(self.progress.end() > before);
+        }
         while self.engine.can_resume() && self.log.is_some() {
             self.turn(wakers, Engine::resume_next);
         }
@@ -139,7 +144,8 @@ impl Core {
         }
         for mut outbound in effects.outbound.drain(..) {
             let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
-            let held_back = outbound.after_log && end > self.progress.durable();
+            let waits = outbound.after_log || outbound.after_promise && !log.is_out_of_space();
+            let held_back = waits && end > self.progress.durable();
             if held_back {
                 self.waiters.wake(end, Arc::clone(outbox));
             }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use leveret_engine::{Batch, Command, Load, Loaded, Operation, Token};
 use leveret_model::Chunk;
-use leveret_storage::{PackError, Packs};
+
+use leveret_storage::{Loaded as Found, PackError, Packs};
 
 use crate::broker::Shared;
 use crate::core::TICK;
@@ -45,14 +46,15 @@ fn run(shared: &Weak<Shared>, packs: &Packs, loads: &Receiver<Load>) {
             Err(TryRecvError::Empty) => {}
         }
         let Some(load) = waiting.pop_front() else { continue };
-        match read(packs, load) {
-            Ok((loaded, chunk)) => {
-                let Some(broker) = shared.upgrade() else { return };
-                let operation = Operation::Loaded(Box::new(loaded));
-                let commands = vec![Command { holder: 0, token: Token(0), operation }];
-                broker.combiner.submit(Batch { session: TICK, chunk, commands });
+        match read(packs, &load) {
+            Ok(Some(Found { chunk, messages })) => {
+                answer(shared, Loaded { load, messages, damaged: false }, chunk);
             }
-            Err((load, error)) => {
+            Ok(None) => {
+                let messages = Vec::new();
+                answer(shared, Loaded { load, messages, damaged: true }, Chunk::default());
+            }
+            Err(error) => {
                 // Most likely there are too many open files: that passes.
                 tracing::error!(%error, "cannot read messages; their queue waits");
                 waiting.push_back(load);
@@ -62,25 +64,28 @@ fn run(shared: &Weak<Shared>, packs: &Packs, loads: &Receiver<Load>) {
     }
 }
 
-/// Reads what was asked for, or as much of it as is sound.
-fn read(packs: &Packs, load: Load) -> Result<(Loaded, Chunk), (Load, PackError)> {
-    let loaded = |load, (chunk, messages), damaged| (Loaded { load, messages, damaged }, chunk);
-    let Load { queue, pack, ref runs, bytes_max, .. } = load;
-    let error = match packs.load(pack, queue, runs, bytes_max) {
-        Ok(found) => return Ok(loaded(load, (found.chunk, found.messages), false)),
-        Err(error) => error,
-    };
-    if matches!(error, PackError::Io { .. }) {
-        return Err((load, error));
+fn answer(shared: &Weak<Shared>, loaded: Loaded, chunk: Chunk) {
+    let Some(broker) = shared.upgrade() else { return };
+    let operation = Operation::Loaded(Box::new(loaded));
+    let commands = vec![Command { holder: 0, token: Token(0), operation }];
+    broker.combiner.submit(Batch { session: TICK, chunk, commands });
+}
+
+/// Reads what was asked for, or as much of it as is sound. Nothing if the first message is lost.
+fn read(packs: &Packs, load: &Load) -> Result<Option<Found>, PackError> {
+    match packs.load(load.pack, load.queue, &load.runs, load.bytes_max) {
+        Ok(found) => return Ok(Some(found)),
+        Err(error @ PackError::Io { .. }) => return Err(error),
+        Err(_) => {}
     }
     // The first one may be sound; the others come with the next load.
-    let Some((first, _)) = runs.first().copied() else { return Err((load, error)) };
-    match packs.load(pack, queue, &[(first, 1)], bytes_max) {
-        Ok(found) => Ok(loaded(load, (found.chunk, found.messages), false)),
-        Err(error @ PackError::Io { .. }) => Err((load, error)),
+    let first: Vec<_> = load.runs.iter().take(1).map(|(first, _)| (*first, 1)).collect();
+    match packs.load(load.pack, load.queue, &first, load.bytes_max) {
+        Ok(found) => Ok(Some(found)),
+        Err(error @ PackError::Io { .. }) => Err(error),
         Err(error) => {
             tracing::error!(%error, "a message is lost; its queue goes on without it");
-            Ok(loaded(load, (Chunk::default(), Vec::new()), true))
+            Ok(None)
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Outbox {
     inner: Mutex<Inner>,
     /// Whether the session publishes faster than consumers take.
     congested: AtomicBool,
+    /// Whether what the session published last went to the log.
+    fills_log: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,18 @@ impl Outbox {
     /// Whether that was noted since the last call.
     pub(crate) fn take_congestion(&self) -> bool {
         self.congested.load(Ordering::Relaxed) && self.congested.swap(false, Ordering::Relaxed)
+    }
+
+    /// Notes whether what the session published last went to the log.
+    pub(crate) fn set_fills_log(&self, fills: bool) {
+        if self.fills_log.load(Ordering::Relaxed) != fills {
+            self.fills_log.store(fills, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it did.
+    pub(crate) fn fills_log(&self) -> bool {
+        self.fills_log.load(Ordering::Relaxed)
     }
 
     /// Bytes of what waits in it.

@@ -102,12 +102,17 @@ fn pack_next(broker: &Arc<Shared>, packs: &Packs) -> Result<bool, PackError> {
     };
     let in_place = survey.bytes * 100 >= (segment.end.0 - segment.first.0) * LIVE_PERCENT;
     let pack = match (survey.live.is_empty(), in_place) {
-        (true, _) => None,
-        (_, true) => Some(packs.adopt(segment, &survey.live)?),
-        (_, false) => Some(packs.rewrite(segment, &survey.live)?),
+        (true, _) => Ok(None),
+        (_, true) => packs.adopt(segment, &survey.live).map(Some),
+        (_, false) => packs.rewrite(segment, &survey.live).map(Some),
     };
-    broker.combiner.with(|core| core.packed(segment, pack, in_place));
-    Ok(true)
+    broker.combiner.with(|core| {
+        let packed = pack.map(|pack| core.packed(segment, pack, in_place));
+        if let Some(log) = core.log() {
+            log.release(&[segment.first]);
+        }
+        packed.map(|()| true)
+    })
 }
 
 impl Core {
@@ -116,7 +121,12 @@ impl Core {
         let sealed = self.log()?.sealed();
         let oldest = *sealed.first()?;
         let due = sealed.len() > 1 || self.engine.memory() > self.memory_target;
-        due.then(|| (oldest, self.engine.survey(&(oldest.first..oldest.end))))
+        if !due {
+            return None;
+        }
+        // Or it might be recycled meanwhile, if its last message goes.
+        self.log()?.pin(&[oldest.first]);
+        Some((oldest, self.engine.survey(&(oldest.first..oldest.end))))
     }
 
     /// A segment's messages are in a pack, or there are none.

@@ -50,9 +50,10 @@ impl Session {
     }
 
     /// Ready when the log has caught up enough for more durable messages
-    /// ([`LOG_BACKLOG_BYTES_MAX`]).
+    /// ([`LOG_BACKLOG_BYTES_MAX`]), or the session did not publish any the last time.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let full = || self.shared.progress.backlog() > LOG_BACKLOG_BYTES_MAX;
+        let too_much = || self.shared.progress.backlog() > LOG_BACKLOG_BYTES_MAX;
+        let full = || self.outbox.fills_log() && too_much();
         self.shared.waiters.poll_room(cx, full)
     }
 

@@ -34,10 +34,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 /// Modules that may be unsafe, and why.
 const UNSAFE_MODULES: &[(&str, &str)] = &[];
 /// Limits that no test names yet, and why.
-const LIMITS_WITHOUT_A_TEST: &[(&str, &str)] = &[
-    ("CONGESTION_PAUSE", "to be tested with a consumer slower than its publisher"),
-    ("LOG_BACKLOG_BYTES_MAX", "to be tested with a log that stalls"),
-];
+const LIMITS_WITHOUT_A_TEST: &[(&str, &str)] =
+    &[("CONGESTION_PAUSE", "to be tested with a consumer slower than its publisher")];
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] =

@@ -45,6 +45,15 @@ pub(crate) struct Extent {
     pub(crate) mention: u64,
 }
 
+/// Messages that were only on disk and are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Purged {
+    /// Which packs have lost how many.
+    pub(crate) lost: Vec<(PackId, u64)>,
+    /// The runs of their positions.
+    pub(crate) runs: Vec<(Position, u64)>,
+}
+
 impl Cold {
     /// How many messages are only on disk.
     pub(crate) fn count(&self) -> u64 {
@@ -224,12 +233,10 @@ impl Cold {
         cold
     }
 
-    /// Takes out every message that is only on disk: which packs lose how many, and the runs of
-    /// their positions.
-    pub(crate) fn purge(&mut self) -> (Vec<(PackId, u64)>, Vec<(Position, u64)>) {
-        let (mut lost, mut runs) = (Vec::new(), Vec::new());
+    /// Takes out every message that is only on disk.
+    pub(crate) fn purge(&mut self, purged: &mut Purged) {
         if self.count == 0 {
-            return (lost, runs);
+            return;
         }
         for extent in &mut self.extents {
             let mut count = 0;
@@ -240,18 +247,17 @@ impl Cold {
                 (first.0..first.0 + run).for_each(|at| {
                     extent.live.remove(Position(at));
                 });
-                runs.push((first, run));
+                purged.runs.push((first, run));
                 count += run;
             }
             if count > 0 {
-                lost.push((extent.pack, count));
+                purged.lost.push((extent.pack, count));
                 // What is left of it is in memory and counts for itself.
                 extent.body_bytes = 0;
             }
         }
         self.extents.retain(|extent| !extent.live.is_empty());
         self.count = 0;
-        (lost, runs)
     }
 
     /// The extent that holds a position, if any does.

@@ -91,7 +91,7 @@ impl Engine {
                 turn += 1;
                 let promised = queue.promise(&entry, step);
                 let outbound = &mut step.effects.outbound[session.told.1];
-                outbound.after_log |= promised;
+                outbound.after_promise |= promised;
                 let chunk = match named {
                     Some((slot, chunk)) if slot == entry.chunk => chunk,
                     _ => outbound.chunk(entry.chunk, &self.chunks),
@@ -163,7 +163,7 @@ impl Engine {
         let outbound = session.outbound(step.session, step_number, step.effects);
         let chunk = outbound.chunk(entry.chunk, &self.chunks);
         outbound.bytes += entry.bytes as usize;
-        outbound.after_log |= promised;
+        outbound.after_promise |= promised;
         outbound.items.push(Item::Got {
             holder: number,
             redelivered,
@@ -184,7 +184,7 @@ impl Engine {
 }
 
 impl Queue {
-    /// Has the log know that a message is delivered, and more soon. Says whether it must not be
+    /// Has the log know that a message is delivered, and more soon. Says whether it should not be
     /// told before: after a restart it may not pass for one that nobody has seen.
     #[inline]
     fn promise(&mut self, entry: &Entry, step: &mut Step<'_>) -> bool {

@@ -4,7 +4,8 @@ use leveret_model::SessionId;
 
 use crate::bound::BoundTo;
 use crate::command::{Binding, Destination, Operation};
-use crate::engine::{Engine, Session};
+use crate::engine::Engine;
+use crate::session::Session;
 
 impl Engine {
     /// Whether an operation is to add to what the log has to keep: messages, or a durable

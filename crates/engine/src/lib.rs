@@ -10,8 +10,8 @@
 //!   binding, deleting; `publish`: a message's way in; `dispatch`: its way out to consumers;
 //!   `settle`: leases and their end.
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
-//! - `packing`: messages from the log into packs, out of memory, and back; `cold`: what packs hold of
-//!   a queue; `packs`: how much each holds; `stall`: sessions that wait for a message from disk.
+//! - `packing`: messages from the log into packs, out of memory, and back; `cold`: what packs hold
+//!   of a queue; `packs`: how much each holds; `stall`: sessions that wait for one from disk.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
 
 mod bindings;
@@ -41,6 +41,7 @@ pub mod refusal;
 mod replies;
 mod rotation;
 mod routing;
+mod session;
 mod settings;
 mod settle;
 mod special;

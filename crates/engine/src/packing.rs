@@ -94,7 +94,8 @@ impl Engine {
             return false;
         }
         self.chunks.packs.mention(pack, part.end);
-        let definition = PackDefinition { id: pack, end: part.end, replaces: Vec::new() };
+        let replaces = self.chunks.packs.take_passed_over(part.end);
+        let definition = PackDefinition { id: pack, end: part.end, replaces };
         leveret_record::write_pack(&mut effects.log, &definition);
         effects.records += 1;
         for ((id, index), mut found) in found {

@@ -9,6 +9,9 @@ pub(crate) struct Packs {
     /// Those that have lost their last message, for the runtime to delete.
     emptied: Vec<PackId>,
     highest: PackId,
+    /// Those that the replay passed over, and where the parts of the log ended that they were made
+    /// of. A later replay must not take them for packs.
+    passed_over: Vec<(PackId, Lsn)>,
     /// Counts how often the log mentions packs.
     mentions: u64,
 }
@@ -26,6 +29,17 @@ impl Packs {
     /// The log has told of a pack.
     pub(crate) fn note(&mut self, pack: PackId) {
         self.highest = self.highest.max(pack);
+    }
+
+    /// A replay finds the messages of a pack in the log.
+    pub(crate) fn pass_over(&mut self, pack: PackId, end: Lsn) {
+        self.passed_over.push((pack, end));
+    }
+
+    /// Those passed over that were made of what ends here; they are of no use any more.
+    pub(crate) fn take_passed_over(&mut self, end: Lsn) -> Vec<PackId> {
+        let own = self.passed_over.extract_if(.., |(_, other)| *other == end);
+        own.map(|(pack, _)| pack).collect()
     }
 
     /// The highest one that the log has told of.

@@ -306,7 +306,7 @@ impl Engine {
         {
             self.die(id, entry, crate::Reason::MaxLength, step);
         }
-        // The next one to go may be only on disk: when it is there, so will be the turn of the rest.
+        // The next one to go may be only on disk; then the rest has its turn when that is here.
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.excess |= queue.wanted && queue.over_limit();
         }

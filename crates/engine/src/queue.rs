@@ -6,7 +6,7 @@ use leveret_model::{FieldTable, PackId, Position, QueueId, SessionId, ShortStrin
 
 use crate::bound::Bindings;
 use crate::chunks::Chunks;
-use crate::cold::{Cold, Extent};
+use crate::cold::{Cold, Extent, Purged};
 use crate::rotation::Rotation;
 use crate::settings::{Kind, Settings};
 
@@ -342,20 +342,17 @@ impl Queue {
         all.into_iter()
     }
 
-    /// Takes out all that is ready and only on disk: which packs lose how many, and the runs of
-    /// their positions.
-    pub(crate) fn purge_packs(&mut self) -> (Vec<(PackId, u64)>, Vec<(Position, u64)>) {
-        let (mut lost, mut runs) = (Vec::new(), Vec::new());
+    /// Takes out all that is ready and only on disk.
+    pub(crate) fn purge_packs(&mut self) -> Purged {
+        let mut purged = Purged::default();
         for lane in &mut self.lanes {
             let Some(cold) = &mut lane.cold else { continue };
             self.ready -= cold.count() as usize;
-            let (of_lane, runs_of_lane) = cold.purge();
-            lost.extend(of_lane);
-            runs.extend(runs_of_lane);
+            cold.purge(&mut purged);
             lane.tidy();
         }
         self.uncount_body(self.ready_body_bytes);
-        (lost, runs)
+        purged
     }
 
     /// What is ready and in memory, in order.

@@ -231,11 +231,11 @@ impl Engine {
         for entry in queue.drain() {
             step.settled(queue, entry, &mut self.chunks);
         }
-        let (lost, runs) = queue.purge_packs();
-        for (first, count) in runs {
+        let purged = queue.purge_packs();
+        for (first, count) in purged.runs {
             step.settled_run(id, first, count);
         }
-        for (pack, count) in lost {
+        for (pack, count) in purged.lost {
             self.chunks.packs.lose(pack, count);
         }
         step.flush_settled();

@@ -303,9 +303,11 @@ impl Engine {
                 }
             }
         }
-        // Otherwise its messages are in the part of the log that is replayed.
         if self.replayed.is_some_and(|start| pack.end <= start) {
             self.chunks.packs.mention(pack.id, pack.end);
+        } else {
+            // Its messages are in the part of the log that is replayed.
+            self.chunks.packs.pass_over(pack.id, pack.end);
         }
     }
 

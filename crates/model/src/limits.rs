@@ -54,7 +54,7 @@ pub const MEMORY_RESUME_PERCENT: usize = 90;
 pub const MEMORY_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Smallest file of the log, in bytes: each begins with all definitions.
 pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
-/// Largest file of the log, in bytes: an index of messages in it must be able to say where they are.
+/// Largest file of the log, in bytes: an index of its messages must be able to say where they are.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Least that must be free of the disk before publishers wait, where nobody said how much, in
 /// bytes: the log takes 32 MiB at a time, and keeps two files more ready. Small disks have less.

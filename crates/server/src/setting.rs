@@ -170,8 +170,8 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
-    /// How large the files of the log are. Smaller ones mean less disk space for an idle broker and a
-    /// faster restart after a kill; larger ones less work for a busy one.
+    /// How large the files of the log are. Smaller ones mean less disk space for an idle broker and
+    /// a faster restart after a kill; larger ones less work for a busy one.
     segment_size: u64 {
         name: "segment-size",
         value: "BYTES",

@@ -4,6 +4,7 @@ use crate::program;
 use crate::tools::say;
 use rustix::process::{Pid, Signal, kill_process};
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -36,6 +37,15 @@ struct Server {
     port: u16,
     home: TempDir,
     child: Option<Child>,
+    surroundings: Surroundings,
+}
+
+/// What is around a broker's process, where that is out of the ordinary.
+#[derive(Clone, Default)]
+pub(crate) struct Surroundings {
+    /// A command that runs it, and becomes it.
+    pub(crate) wrapper: Vec<OsString>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
 }
 
 impl Broker {
@@ -46,7 +56,12 @@ impl Broker {
             let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
             return Broker { url, host: Host::Foreign { _turn: turn } };
         }
-        let server = Server::start();
+        Broker::start_in(Surroundings::default())
+    }
+
+    /// A broker of ours in surroundings of its own.
+    fn start_in(surroundings: Surroundings) -> Broker {
+        let server = Server::start(surroundings);
         let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", server.port);
         Broker { url, host: Host::Ours(server) }
     }
@@ -59,6 +74,15 @@ impl Broker {
             return None;
         }
         Some(broker)
+    }
+
+    /// The same in surroundings of its own.
+    pub(crate) fn start_mortal_in(test: &str, surroundings: Surroundings) -> Option<Broker> {
+        if env::var_os("LEVERET_TEST_AMQP_URL").is_some() {
+            say(&format!("SKIPPED {test}: the broker is not ours to start"));
+            return None;
+        }
+        Some(Broker::start_in(surroundings))
     }
 
     /// Where clients find it.
@@ -97,6 +121,37 @@ impl Broker {
         }
     }
 
+    /// What is to be around it from the next start on.
+    pub(crate) fn surround(&mut self, surroundings: Surroundings) {
+        self.server().surroundings = surroundings;
+    }
+
+    /// Starts it again in other surroundings; gives its exit status if it ends instead.
+    pub(crate) fn restart_in(&mut self, surroundings: Surroundings) -> Result<(), ExitStatus> {
+        let server = self.server();
+        server.surroundings = surroundings;
+        server.launch();
+        server.await_ready()
+    }
+
+    /// Waits for it to end by itself: its exit status, or none if it still runs after `limit`.
+    pub(crate) fn await_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let server = self.server();
+        let status = program::await_exit(server.child.as_mut().expect("the broker runs"), limit)?;
+        server.child = None;
+        Some(status)
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&mut self) -> u32 {
+        self.server().child.as_ref().expect("the broker runs").id()
+    }
+
+    /// What it has said, at all its starts.
+    pub(crate) fn log(&mut self) -> String {
+        self.server().log()
+    }
+
     /// Starts it again and kills it after `delay`, in whatever it does by then.
     pub(crate) fn restart_and_kill9(&mut self, delay: Duration) {
         let server = self.server();
@@ -114,10 +169,10 @@ impl Broker {
 }
 
 impl Server {
-    fn start() -> Server {
+    fn start(surroundings: Surroundings) -> Server {
         // A real disk, where the system's temporary directory may be memory.
         let home = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-        let mut server = Server { port: 0, home, child: None };
+        let mut server = Server { port: 0, home, child: None, surroundings };
         for _ in 0..3 {
             server.port = free_port();
             server.launch();
@@ -147,8 +202,10 @@ impl Server {
             .expect("open the log");
         let binary =
             env::var_os("LEVERET_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_leveret").into());
-        let mut command = Command::new(&binary);
+        let line = [self.surroundings.wrapper.as_slice(), std::slice::from_ref(&binary)].concat();
+        let mut command = Command::new(&line[0]);
         command
+            .args(&line[1..])
             .arg("serve")
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -165,6 +222,7 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        command.envs(self.surroundings.environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn();
         self.child = Some(child.unwrap_or_else(|error| panic!("cannot run {binary:?}: {error}")));
     }

@@ -17,7 +17,7 @@ mod moves;
 mod plan;
 
 use crate::amqp::connect;
-use crate::broker::Broker;
+use crate::broker::{Broker, Surroundings};
 use crate::tools::say;
 use body::Random;
 use ledger::Ledger;
@@ -27,7 +27,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 
-const ROUNDS: u64 = 50;
+const ROUNDS: u64 = 100;
 /// With fewer rounds chance may leave something out.
 const BROAD_ROUNDS: u64 = 10;
 
@@ -59,6 +59,7 @@ fn kill9_loses_nothing_that_was_confirmed() {
         thread::sleep(Duration::from_millis(10 + random.below(700)));
         broker.kill9();
         runtime.block_on(load::finish(load));
+        broker.surround(surroundings(&mut random));
         if random.below(4) == 0 {
             // Recovery may be cut short as well.
             broker.restart_and_kill9(Duration::from_millis(random.below(40)));
@@ -82,6 +83,13 @@ fn kill9_loses_nothing_that_was_confirmed() {
     let faults = ledger.faults();
     let some = faults.iter().take(20).map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "round {made}, seed {seed}, {}:\n{some}", ledger.summary());
+}
+
+/// Half of the time everything that lasts is moved into packs, out of memory and back.
+fn surroundings(random: &mut Random) -> Surroundings {
+    let tight = [("LEVERET_SEGMENT_SIZE", "1MiB".into()), ("LEVERET_MEMORY_TARGET", "0".into())];
+    let environment = if random.below(2) == 0 { tight.into() } else { Vec::new() };
+    Surroundings { environment, ..Surroundings::default() }
 }
 
 fn number(variable: &str) -> Option<u64> {

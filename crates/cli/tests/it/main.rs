@@ -9,6 +9,8 @@ mod abuse;
 mod amqp;
 mod broker;
 mod examples;
+#[cfg(target_os = "linux")]
+mod fsync;
 mod hostile;
 mod kill;
 mod lapin;

@@ -249,7 +249,7 @@ impl World {
     /// What one session of the last step is told.
     fn hear(&mut self, outbound: &Outbound) {
         let session = outbound.session.0;
-        if outbound.after_log {
+        if outbound.after_log || outbound.after_promise {
             self.held_back.push(session);
         }
         let told_before = self.bytes.entry(session).or_default();

@@ -1,5 +1,5 @@
 use super::*;
-use leveret_model::limits::MEMORY_BYTES_MIN;
+use leveret_model::limits::{MEMORY_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::fs;
 
 /// Loads from flags, environment variables and the text of a file; the error as text.
@@ -124,6 +124,14 @@ fn every_setting_has_values_that_it_refuses() {
         assert!(message.starts_with(&format!("--{name}: ")), "{message}");
     }
     assert!(SETTINGS.iter().all(|s| bad.iter().any(|(name, _)| *name == s.name)));
+}
+
+#[test]
+fn files_of_the_log_have_a_size_between_two_limits() {
+    let size = |text: &str| load(&[("segment-size", text)], &[], None).unwrap().segment_size;
+    assert_eq!(size("1MiB"), SEGMENT_BYTES_MIN);
+    assert_eq!(size("1GiB"), SEGMENT_BYTES_MAX);
+    assert_eq!(load(&[], &[], None).unwrap().segment_size, 32 << 20);
 }
 
 #[test]
