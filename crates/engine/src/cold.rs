@@ -60,9 +60,9 @@ impl Cold {
         self.count
     }
 
-    /// Whether nothing is left of it.
+    /// Whether nothing is left of it, and nothing comes that was meant for it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.extents.is_empty() && self.loaded.is_empty()
+        self.extents.is_empty() && self.loaded.is_empty() && !self.loading
     }
 
     /// The first message that is only on disk.
@@ -70,11 +70,8 @@ impl Cold {
         (self.count > 0).then_some(self.from)
     }
 
-    /// When the first one may be too old, unless it is being loaded.
+    /// When the first one may be too old.
     pub(crate) fn expires(&self) -> Time {
-        if self.loading {
-            return Time::NEVER;
-        }
         let next = self.first().and_then(|first| self.find(first));
         next.map_or(Time::NEVER, |index| self.extents[index].expires)
     }
@@ -258,6 +255,20 @@ impl Cold {
         }
         self.extents.retain(|extent| !extent.live.is_empty());
         self.count = 0;
+    }
+
+    /// The positions of what is only on disk.
+    #[cfg(test)]
+    pub(crate) fn on_disk(&self) -> Vec<(PackId, Position)> {
+        let extents = self.extents.iter().filter(|_| self.count > 0);
+        let all = extents.flat_map(|extent| {
+            let runs = extent.live.runs(self.from);
+            let all = runs.flat_map(|(first, count)| first.0..first.0 + count);
+            all.map(|at| (extent.pack, Position(at)))
+        });
+        let positions: Vec<_> = all.filter(|(_, at)| *at < self.until).collect();
+        assert_eq!(positions.len() as u64, self.count, "what is counted is on disk");
+        positions
     }
 
     /// The extent that holds a position, if any does.

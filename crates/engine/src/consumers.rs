@@ -135,11 +135,15 @@ impl Engine {
         }
         queues.sort_unstable();
         queues.dedup();
-        for id in queues {
-            let Some(queue) = self.queues.get_mut(&id) else { continue };
+        // Off all of them first: the dead letters of one that is deleted may go to another.
+        for id in &queues {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
             queue.consumers.retain(|each| !ids.contains(each));
             queue.active.retain(|each| !ids.contains(&each));
             queue.exclusive_consumer = false;
+        }
+        for id in queues {
+            let Some(queue) = self.queues.get(&id) else { continue };
             if queue.auto_delete && queue.consumers.is_empty() {
                 self.delete_queue(id, step);
                 continue;

@@ -68,6 +68,8 @@ impl Engine {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let head = match queue.head() {
             Some(Head::Here(head)) => head.expires,
+            // What is being loaded is looked at when it is there.
+            Some(Head::OnDisk(_)) if queue.loading() => Time::NEVER,
             Some(Head::OnDisk(expires)) => expires,
             None => Time::NEVER,
         };

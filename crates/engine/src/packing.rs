@@ -94,7 +94,7 @@ impl Engine {
             return false;
         }
         self.chunks.packs.mention(pack, part.end);
-        let replaces = self.chunks.packs.take_passed_over(part.end);
+        let replaces = self.chunks.packs.take_ignored();
         let definition = PackDefinition { id: pack, end: part.end, replaces };
         leveret_record::write_pack(&mut effects.log, &definition);
         effects.records += 1;
@@ -164,7 +164,9 @@ impl Engine {
     /// Gives up the memory of messages that packs hold too, if messages take more of it than they
     /// should.
     pub(crate) fn evict(&mut self) {
-        while self.chunks.memory() > self.memory_target
+        // Sessions that are about to go on need what was loaded for them.
+        while !self.can_resume()
+            && self.chunks.memory() > self.memory_target
             && let Some(id) = self.listed.pop()
         {
             let Some(queue) = self.queues.get_mut(&id) else { continue };
@@ -223,7 +225,7 @@ impl Engine {
         let Some(lane) = queue.lanes().get_mut(load.lane) else { return };
         let Some(cold) = &mut lane.cold else { return };
         cold.loading = false;
-        let (mut bytes, mut lost, mut timed) = (0, 0, false);
+        let (mut bytes, mut timed, mut lost) = (0, false, None);
         for (message, (position, origin)) in (0..).zip(messages) {
             if !cold.pass(*position) {
                 continue;
@@ -245,14 +247,30 @@ impl Engine {
             self.chunks.retain(content.slot, 1);
             cold.put(entry);
         }
-        if *damaged && let Some(next) = cold.first() {
-            lost += usize::from(cold.pass(next));
+        // A pack that was given up meanwhile cannot be read either: nothing of it is missed.
+        let missing = load.positions().nth(messages.len()).filter(|_| *damaged);
+        if let Some(next) = missing
+            && cold.first() == Some(next)
+            && cold.pass(next)
+        {
+            lost = Some((next, cold.settle(next, 0)));
         }
-        queue.count_loaded(bytes, lost, timed);
+        lane.tidy();
+        queue.count_loaded(bytes, lost.is_some(), timed);
+        if let Some((position, pack)) = lost {
+            pack.into_iter().for_each(|pack| self.chunks.packs.lose(pack, 1));
+            step.settled_run(load.queue, position, 1);
+        }
         if !std::mem::replace(&mut queue.listed, true) {
             self.listed.push(load.queue);
         }
         mark_dirty(queue, &mut self.dirty);
+    }
+}
+
+impl Load {
+    fn positions(&self) -> impl Iterator<Item = Position> {
+        self.runs.iter().flat_map(|(first, count)| (first.0..first.0 + count).map(Position))
     }
 }
 
@@ -303,11 +321,11 @@ fn evict_lane(lane: &mut Lane, consumed: bool, evicted: &mut Vec<Entry>) {
 }
 
 impl Queue {
-    /// Messages have come into memory, or cannot.
-    fn count_loaded(&mut self, bytes: u64, lost: usize, timed: bool) {
+    /// Messages have come into memory, or one cannot.
+    fn count_loaded(&mut self, bytes: u64, lost: bool, timed: bool) {
         self.ready_bytes += bytes;
         self.timed |= timed;
-        self.damaged += lost as u64;
-        self.lose_ready(lost);
+        self.damaged += u64::from(lost);
+        self.lose_ready(usize::from(lost));
     }
 }

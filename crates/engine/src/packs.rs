@@ -9,9 +9,8 @@ pub(crate) struct Packs {
     /// Those that have lost their last message, for the runtime to delete.
     emptied: Vec<PackId>,
     highest: PackId,
-    /// Those that the replay passed over, and where the parts of the log ended that they were made
-    /// of. A later replay must not take them for packs.
-    passed_over: Vec<(PackId, Lsn)>,
+    /// Those that the replay had no need of. They are gone, but the log still names them.
+    ignored: Vec<PackId>,
     /// Counts how often the log mentions packs.
     mentions: u64,
 }
@@ -31,17 +30,6 @@ impl Packs {
         self.highest = self.highest.max(pack);
     }
 
-    /// A replay finds the messages of a pack in the log.
-    pub(crate) fn pass_over(&mut self, pack: PackId, end: Lsn) {
-        self.passed_over.push((pack, end));
-    }
-
-    /// Those passed over that were made of what ends here; they are of no use any more.
-    pub(crate) fn take_passed_over(&mut self, end: Lsn) -> Vec<PackId> {
-        let own = self.passed_over.extract_if(.., |(_, other)| *other == end);
-        own.map(|(pack, _)| pack).collect()
-    }
-
     /// The highest one that the log has told of.
     pub(crate) fn highest(&self) -> PackId {
         self.highest
@@ -51,6 +39,19 @@ impl Packs {
     pub(crate) fn mention(&mut self, pack: PackId, end: Lsn) {
         self.mentions += 1;
         self.held.insert(pack, Held { live: 0, end, mention: self.mentions });
+    }
+
+    /// The log names a pack whose messages are in the part of it that is replayed.
+    pub(crate) fn ignore(&mut self, pack: PackId) {
+        if !self.ignored.contains(&pack) {
+            self.ignored.push(pack);
+        }
+    }
+
+    /// The packs that were ignored, for the next one to take their place: the log may begin behind
+    /// their messages when it is replayed again.
+    pub(crate) fn take_ignored(&mut self) -> Vec<PackId> {
+        std::mem::take(&mut self.ignored)
     }
 
     /// When the log mentioned it last, if it exists.
@@ -91,6 +92,12 @@ impl Packs {
     /// The packs that have become empty since the last call.
     pub(crate) fn take_emptied(&mut self) -> Vec<PackId> {
         std::mem::take(&mut self.emptied)
+    }
+
+    /// How many live messages each holds.
+    #[cfg(test)]
+    pub(crate) fn live(&self) -> std::collections::BTreeMap<PackId, u64> {
+        self.held.iter().map(|(pack, held)| (*pack, held.live)).collect()
     }
 
     /// The packs there are, and where the parts of the log ended that they were made of.

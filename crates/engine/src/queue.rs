@@ -153,7 +153,7 @@ impl Lane {
     }
 
     /// Forgets about packs when none holds anything of it.
-    fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         if self.cold.as_ref().is_some_and(|cold| cold.is_empty()) {
             self.cold = None;
         }
@@ -234,6 +234,12 @@ impl Queue {
     /// The first ready message.
     pub(crate) fn head(&self) -> Option<Head<'_>> {
         self.lanes[..=self.top].iter().rev().find_map(Lane::head)
+    }
+
+    /// Whether the first message that is only on disk is being loaded.
+    pub(crate) fn loading(&self) -> bool {
+        let mut colds = self.lanes.iter().rev().filter_map(|lane| lane.cold.as_ref());
+        colds.find(|cold| cold.count() > 0).is_some_and(|cold| cold.loading)
     }
 
     /// Whether the first ready message is too old at this moment, or has just become so. What is
@@ -367,6 +373,18 @@ impl Queue {
             let extents = lane.cold.iter().flat_map(|cold| &cold.extents);
             extents.map(move |extent| (index, extent))
         })
+    }
+
+    /// What is only on disk: lane, pack and position.
+    #[cfg(test)]
+    pub(crate) fn cold(&self) -> Vec<(usize, PackId, Position)> {
+        let lanes = self.lanes.iter().enumerate();
+        let colds = lanes.filter_map(|(lane, each)| Some((lane, each.cold.as_ref()?)));
+        let each = colds.flat_map(|(lane, cold)| {
+            let own = cold.on_disk().into_iter();
+            own.map(move |(pack, position)| (lane, pack, position))
+        });
+        each.collect()
     }
 
     pub(crate) fn lanes(&mut self) -> &mut [Lane] {

@@ -303,11 +303,10 @@ impl Engine {
                 }
             }
         }
-        if self.replayed.is_some_and(|start| pack.end <= start) {
-            self.chunks.packs.mention(pack.id, pack.end);
-        } else {
-            // Its messages are in the part of the log that is replayed.
-            self.chunks.packs.pass_over(pack.id, pack.end);
+        // Otherwise its messages are in the part of the log that is replayed.
+        match self.replayed {
+            Some(start) if pack.end <= start => self.chunks.packs.mention(pack.id, pack.end),
+            _ => self.chunks.packs.ignore(pack.id),
         }
     }
 

@@ -8,6 +8,7 @@ mod expiring;
 mod growing;
 mod hostile;
 mod overflow;
+mod packs;
 mod plain;
 mod priorities;
 mod publishing;

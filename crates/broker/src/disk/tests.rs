@@ -3,6 +3,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::{Broker, Options, Session};
+use leveret_model::limits::SEGMENT_BYTES_MIN;
 
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
@@ -111,8 +112,15 @@ impl Model {
 }
 
 fn open(directory: &Path, disk: DiskOptions) -> Broker {
-    let data_dir = directory.to_owned();
-    Broker::open(Options { data_dir, users: Vec::new(), memory_max: 1000, disk }).expect("opens")
+    let options = Options {
+        data_dir: directory.to_owned(),
+        users: Vec::new(),
+        memory_max: 1000,
+        memory_target: 1000,
+        segment_bytes: SEGMENT_BYTES_MIN,
+        disk,
+    };
+    Broker::open(options).expect("opens")
 }
 
 fn until(what: &str, holds: impl Fn() -> bool) {

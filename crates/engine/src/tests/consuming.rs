@@ -1,5 +1,6 @@
 //! Deliveries: to whom, in which order, how many at a time.
 
+use super::tools::*;
 use super::world::*;
 use crate::command::{Consume, DeclareQueue};
 use crate::{Batch, Command, Effects, Operation, Outcome, Token};
@@ -252,4 +253,19 @@ fn a_publisher_is_slowed_only_where_consumers_are_far_behind() {
     world.asks(1, purge("q"));
     world.publish("", "q", &["more"]);
     assert!(!world.congested, "little waits");
+}
+
+#[test]
+fn dead_letters_of_a_deleted_queue_find_no_consumer_that_is_going_too() {
+    let mut world = World::new();
+    let limits = and(&dead_to("q"), &[("x-max-length", 1.into())]);
+    world.asks(1, DeclareQueue { auto_delete: true, ..queue_with("first", &limits) });
+    world.asks(1, queue_with("q", &[("x-max-length", 0.into())]));
+    world.asks(2, consume("first", "a"));
+    world.asks(2, consume("q", "b"));
+    world.publish("", "first", &["m1", "m2"]);
+    // Both come back, one too many; `first` goes, and so does what was to go to `q`.
+    assert_eq!(world.asks(2, Operation::Close), ["closed"]);
+    assert!(!world.exists("first") && world.ready("q") == 0);
+    world.assert_nothing_left();
 }

@@ -9,7 +9,7 @@ mod letters;
 mod queues;
 mod settling;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
@@ -22,6 +22,8 @@ pub(super) use settling::Outcome;
 
 /// Who asks: a session and its holder.
 pub(super) type Who = (u64, u16);
+/// Positions by queue.
+pub(super) type Disk = BTreeMap<u64, BTreeSet<u64>>;
 type Answer = Result<(), String>;
 
 /// One thing that a session was told.
@@ -93,6 +95,12 @@ struct Queue {
     /// In no order.
     ready: Vec<Entry>,
     next: u64,
+    /// Where positions go on after a crash.
+    next_known: u64,
+    /// Durable messages below this one may have been delivered before the last crash.
+    seen: u64,
+    /// Durable messages below this one may have been delivered, as far as the log knows.
+    promised: u64,
     /// Whether a crash has given it more than it may hold.
     excess: bool,
     /// When it was last of use.
@@ -169,6 +177,10 @@ pub(super) struct Plain {
     /// Whose batch it is.
     asking: u64,
     heard: Step,
+    /// Messages that are only on disk in this step: positions by queue.
+    disk: Disk,
+    /// Queues that cannot go on without such a message.
+    pub(super) waits: BTreeSet<u64>,
     pub(super) choices: Choices,
     /// The first thing that was not as it should be.
     pub(super) wrong: Option<String>,
@@ -181,14 +193,22 @@ impl Plain {
     }
 
     /// Begins a step in which this was heard.
-    pub(super) fn begin(&mut self, now: u64, session: u64, heard: Step, choices: Choices) {
+    pub(super) fn begin(
+        &mut self,
+        (now, session): (u64, u64),
+        heard: Step,
+        disk: Disk,
+        choices: Choices,
+    ) {
         (self.now, self.asking, self.heard, self.choices) = (now, session, heard, choices);
+        (self.disk, self.waits) = (disk, BTreeSet::new());
         self.end_unused();
     }
 
     /// Ends a step: all that could be delivered was, and nothing else was heard.
     pub(super) fn end(&mut self) {
         loop {
+            self.waits.clear();
             let all: Vec<u64> = self.queues.keys().copied().collect();
             self.attend(&all);
             if self.dying.is_empty() {
@@ -263,9 +283,7 @@ impl Plain {
             self.end_lease(lease, Outcome::Requeued);
         }
         let mine = self.consumers.iter().filter(|(_, each)| each.who == who);
-        for id in mine.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.end_consumer(id);
-        }
+        self.end_consumers(&mine.map(|(id, _)| *id).collect::<Vec<_>>());
         self.holders.remove(&who);
     }
 
@@ -306,6 +324,7 @@ impl Plain {
             queue.ready.retain(|entry| entry.durable);
             queue.ready.iter_mut().for_each(|entry| entry.attempts = 0);
             (queue.used, queue.single) = (now, None);
+            (queue.next, queue.seen) = (queue.next_known, queue.promised);
             queue.excess = queue.over_limit(0, 0);
         }
         let mut exchanges = std::mem::take(&mut self.exchanges);
@@ -320,6 +339,11 @@ impl Plain {
         });
         let last_queue = self.last_queue;
         *self = Plain { queues, last_queue, exchanges, bindings, ..Plain::default() };
+    }
+
+    /// A new segment of the log begins with all definitions.
+    pub(super) fn segment(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.next_known = queue.next);
     }
 
     fn owes_too_much(&self, session: u64) -> bool {

@@ -7,25 +7,29 @@
 mod asks;
 mod heard;
 mod operations;
+mod packing;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use leveret_model::{Chunk, FieldTable, Lsn, SessionId};
+use leveret_model::{Chunk, FieldTable, SessionId};
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use self::asks::{Ask, EXCHANGES, QUEUES, Sent, Specs, Step};
+use self::packing::Packing;
 use super::plain::{
-    Choices, ExchangeSpec, Letter, MATCHES, Outcome, Plain, Publish, QueueSpec, Subscription, Who,
+    Choices, Disk, ExchangeSpec, Letter, MATCHES, Outcome, Plain, Publish, QueueSpec, Subscription,
+    Who,
 };
-use super::recovering::{definitions, restored_at, world_of};
+use super::recovering::{restored_at, world_of};
 use super::world::*;
 use crate::Operation;
 use crate::command::{Binding, Consume, DeclareQueue, Destination};
 
-const CASES: u64 = 2_000;
+const CASES: u64 = 1_200;
 const SESSIONS: std::ops::RangeInclusive<u64> = 1..=3;
 /// How many ways to decide what is the engine's to decide are tried.
 const CHOICES_MAX: usize = 2_000;
@@ -48,6 +52,11 @@ struct Pair {
     published: u64,
     /// Where in the world's log segments begin.
     segments: Vec<usize>,
+    packing: Packing,
+    memory: Option<usize>,
+    late: bool,
+    /// What each session has asked for and waits with.
+    waiting: BTreeMap<u64, VecDeque<Vec<(u16, Asked)>>>,
 }
 
 impl Pair {
@@ -59,12 +68,17 @@ impl Pair {
             exchanges: specs.exchanges.clone(),
             published: 0,
             segments: Vec::new(),
+            packing: Packing::default(),
+            memory: specs.memory,
+            late: specs.late,
+            waiting: BTreeMap::new(),
         };
         pair.connect();
         pair
     }
 
     fn connect(&mut self) {
+        self.world.engine.set_memory_target(self.memory.unwrap_or(usize::MAX));
         for session in SESSIONS {
             assert!(self.world.engine.connect(SessionId(session), b"/"));
             self.batch(session, &[(1, Ask::Open), (2, Ask::Open)], false);
@@ -85,23 +99,44 @@ impl Pair {
                 self.world.engine.snapshot(&mut snapshot);
                 self.segments.push(self.world.log.len());
                 let end = self.world.end.advance(snapshot.len() as u64 + 16);
+                self.plain.segment();
                 self.world.log.push((self.world.end, snapshot));
                 self.world.end = end;
             }
             Step::Crash => {
                 self.check_log();
-                let now = self.world.now;
-                let engine = restored_at(&self.world.log, now);
+                let (now, base) = (self.world.now, self.packing.base);
+                let engine = restored_at(packing::from(&self.world, base), now);
+                let later = packing::with_packs(engine, &self.world, base);
                 let log = std::mem::take(&mut self.world.log);
-                self.world = World { log, now, ..world_of(engine, self.world.end) };
+                self.world = World { log, ..later };
                 self.plain.crash(now.0);
+                self.forget_adopted();
+                self.waiting.clear();
                 self.connect();
+            }
+            _ if self.memory.is_none() => {}
+            Step::Survey(all) => self.survey(*all),
+            Step::Adopt => self.adopt(),
+            Step::Retire => self.retire(),
+            Step::Answer(at, most) => {
+                if let Some(last) = self.world.loads.len().checked_sub(1) {
+                    self.answer((*at).min(last), *most);
+                    self.go_on();
+                }
             }
         }
     }
 
     /// Has both do it. Who is careful asks for what there is, and first for what is missing.
     fn batch(&mut self, session: u64, asks: &[(u16, Ask)], careful: bool) {
+        if self
+            .waiting
+            .get(&session)
+            .is_some_and(|waiting| waiting.iter().any(|batch| disconnects(batch)))
+        {
+            return;
+        }
         let mut all: Vec<(u16, Ask)> = Vec::new();
         for (holder, ask) in asks {
             let (holder, ask) = &match careful {
@@ -126,11 +161,17 @@ impl Pair {
             operations.push((holder, self.operation(&each, &mut chunk)));
             asked.push((holder, each));
         }
+        let disk = self.disk();
         self.world.step(session, chunk, operations);
-        self.check_step(session, &asked);
-        if gone.is_some() {
-            assert!(self.world.engine.connect(SessionId(session), b"/"));
+        let waiting = self.waiting.entry(session).or_default();
+        waiting.push_back(asked);
+        if waiting.len() > 1 {
+            let world = &self.world;
+            assert!(world.outbound.is_empty() && world.durable.is_empty(), "it has to wait");
+            return;
         }
+        self.check_run(session, &disk);
+        self.go_on();
     }
 
     /// The same where there is something to settle, to get or to commit.
@@ -278,23 +319,34 @@ impl Pair {
         }
     }
 
-    /// The engine has done what the model says, in one of the ways in which it may.
-    fn check_step(&mut self, session: u64, asked: &[(u16, Asked)]) {
+    /// The engine has done what the model says, in one of the ways in which it may. The next thing
+    /// that was asked has to wait.
+    fn check_step(
+        &mut self,
+        session: u64,
+        asked: &[(u16, Asked)],
+        next: Option<&(u16, Asked)>,
+        disk: &Disk,
+    ) {
         let heard = heard::heard(&self.world);
-        let contents = heard::contents(&self.world.engine);
+        let contents = heard::contents(&self.world);
         let before = self.plain.clone();
         let mut choices = Choices::default();
         let mut wrong = None;
         for _ in 0..CHOICES_MAX {
-            self.plain.begin(self.world.now.0, session, heard.clone(), choices);
+            let at = (self.world.now.0, session);
+            self.plain.begin(at, heard.clone(), disk.clone(), choices);
             for (holder, each) in asked {
                 answer(&mut self.plain, &self.queues, &self.exchanges, (session, *holder), each);
                 self.plain.bury();
             }
+            if let Some((holder, each)) = next {
+                self.plain.stall((session, *holder), self.needed(each));
+            }
             self.plain.end();
             let same = || contents == self.plain.contents();
             match &self.plain.wrong {
-                None if same() => return,
+                None if same() => return self.check_packs(),
                 None => wrong.get_or_insert_with(|| {
                     let plain = self.plain.contents();
                     let both = plain.iter().zip(&contents).find(|(a, b)| a != b);
@@ -310,44 +362,36 @@ impl Pair {
         }
         panic!("{}", wrong.unwrap_or_default());
     }
+}
 
-    /// The log says what the model says, also when segments are gone that nothing needs.
-    fn check_log(&self) {
-        let world = &self.world;
-        let mut after = self.plain.clone();
-        after.crash(world.now.0);
-        let expected = definitions(&world.engine);
-        let oldest = world.pins.iter().min().copied().unwrap_or(Lsn(u64::MAX));
-        let needed = |start: &&usize| world.log[**start].0 <= oldest;
-        let start = self.segments.iter().rev().find(needed).copied().unwrap_or(0);
-        let starts = if start == 0 { vec![0] } else { vec![0, start] };
-        for from in starts {
-            let engine = restored_at(&world.log[from..], world.now);
-            assert_eq!(definitions(&engine), expected, "from {from}");
-            assert_eq!(heard::contents(&engine), after.contents(), "from {from}");
-            let later = world_of(engine, world.end);
-            take_down(&mut World { now: world.now, ..later });
-        }
-    }
+fn disconnects(batch: &[(u16, Asked)]) -> bool {
+    batch.iter().any(|(_, asked)| matches!(asked, Asked::Other(Ask::Disconnect)))
 }
 
 /// Ends everything; then nothing is left of it.
 fn take_down(world: &mut World) {
+    world.settle_loads();
     for session in SESSIONS {
         // Those that are connected.
         world.asks(session, Operation::Disconnect);
+        world.settle_loads();
     }
     assert!(world.engine.connect(SessionId(9), b"/"));
     world.asks(9, Operation::Open);
-    QUEUES.iter().for_each(|queue| drop(world.asks(9, delete(queue))));
+    for queue in QUEUES {
+        world.asks(9, delete(queue));
+        world.settle_loads();
+    }
     for exchange in EXCHANGES {
         let name = name(exchange);
         world.asks(9, Operation::DeleteExchange { name, if_unused: false, reply: true });
     }
     world.asks(9, Operation::Disconnect);
     world.step(0, Chunk::default(), Vec::new());
+    world.settle_loads();
     let engine = &world.engine;
     assert_eq!(world.pins, []);
+    assert!(world.packs.is_empty(), "packs that are left: {:?}", world.packs.keys());
     assert_eq!((engine.chunks.len(), engine.memory()), (0, 0));
     assert_eq!((engine.queues.len(), engine.consumers.len(), engine.sessions.len()), (0, 0, 0));
     assert!(engine.dying.is_empty() && engine.dirty.is_empty());
@@ -437,6 +481,7 @@ fn random_commands_do_what_the_model_says() {
                 }
             }
             pair.check_log();
+            pair.drain();
             take_down(&mut pair.world);
             Ok(())
         });

@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use leveret_model::limits::SESSION_OUTPUT_BYTES_MAX;
-use leveret_model::{Chunk, FieldTable, Lsn, Message, SessionId, ShortString, Time};
+use leveret_model::{Chunk, FieldTable, Lsn, Message, PackId, SessionId, ShortString, Time};
 use leveret_record::{Record, Records};
 
+use super::packs::Pack;
 use super::tools::Seen;
 use crate::command::{Binding, Consume, DeclareExchange, DeclareQueue, Destination};
 use crate::queue::OVERHEAD_BYTES;
-use crate::{Batch, Command, Effects, Engine, Item, Operation, Outbound, Outcome, Reply, Token};
+use crate::{
+    Batch, Command, Effects, Engine, Item, Load, Operation, Outbound, Outcome, Reply, Token,
+};
 
 /// A message that a consumer was given.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +58,10 @@ pub(super) struct World {
     /// The body of the last message that was got.
     pub(super) last_got: Option<String>,
     pub(super) tags: HashMap<u64, String>,
+    /// What was asked for of packs and has not come.
+    pub(super) loads: Vec<Load>,
+    /// The packs in use.
+    pub(super) packs: BTreeMap<PackId, Pack>,
 }
 
 pub(super) fn name(text: &str) -> ShortString {
@@ -192,6 +199,8 @@ impl World {
             pins: Vec::new(),
             last_got: None,
             tags: HashMap::new(),
+            loads: Vec::new(),
+            packs: BTreeMap::new(),
         }
     }
 
@@ -215,7 +224,21 @@ impl World {
         let mut effects = Effects::default();
         let batch = Batch { session: SessionId(session), chunk, commands };
         self.engine.step(batch, self.now, address, &mut effects);
+        self.carry_out(session, effects);
+    }
 
+    /// Goes on with a session that had to wait, and says which.
+    pub(super) fn resume(&mut self) -> u64 {
+        let session = self.engine.resumable[0].0;
+        let mut effects = Effects::default();
+        self.engine.resume_next(self.now, self.end, &mut effects);
+        self.carry_out(session, effects);
+        session
+    }
+
+    /// Carries out what a step wants done.
+    fn carry_out(&mut self, session: u64, mut effects: Effects) {
+        let address = self.end;
         let records = Records::new(&effects.log).map(Result::unwrap).count();
         assert_eq!(records, effects.records as usize, "the number of records");
         self.end = address.advance(effects.log.len() as u64 + 16);
@@ -228,6 +251,10 @@ impl World {
         let mut addresses: Vec<Lsn> = self.engine.addresses().collect();
         addresses.sort_unstable();
         assert_eq!(addresses, self.pins, "pins are the chunks with live durable messages");
+        self.loads.append(&mut effects.loads);
+        for pack in &effects.emptied {
+            assert!(self.packs.remove(pack).is_some(), "{pack:?} is emptied once");
+        }
         self.released = effects.released;
         self.congested = effects.congested;
         let durable = |each: &crate::DurableConfirm| {

@@ -1,8 +1,12 @@
 //! Consumers, and what is delivered to them.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Answer, Consumer, Entry, Lease, Plain, Who};
+
+/// So many messages ahead the log knows that they may have been delivered.
+const PROMISED_MESSAGES: u64 = 4096;
 
 /// What a consumer asks for.
 #[derive(Clone, Debug)]
@@ -47,26 +51,30 @@ impl Plain {
         let mine = |each: &Consumer| each.who == who && each.tag == tag;
         match self.consumers.iter().find(|(_, each)| mine(each)).map(|(id, _)| *id) {
             Some(id) => {
-                self.end_consumer(id);
+                self.end_consumers(&[id]);
                 self.tell(who.0, format!("cancelled {tag}"));
             }
             None => self.tell(who.0, format!("no consumer {tag}")),
         }
     }
 
-    pub(super) fn end_consumer(&mut self, id: u64) {
-        let Some(gone) = self.consumers.remove(&id) else { return };
-        let others = self.consumers.iter().filter(|(_, each)| each.queue == gone.queue);
-        // Of those of the highest priority the first to have come.
-        let next = others.max_by_key(|(id, each)| (each.priority, std::cmp::Reverse(**id)));
-        let next = next.map(|(id, _)| *id);
-        self.use_now(gone.queue);
-        let queue = self.queues.get_mut(&gone.queue).unwrap();
-        if queue.single == Some(id) {
-            queue.single = next;
-        }
-        if next.is_none() && queue.spec.auto_delete {
-            self.drop_queue(gone.queue);
+    /// First all of them go, then what that means for each queue.
+    pub(super) fn end_consumers(&mut self, ids: &[u64]) {
+        let gone = ids.iter().filter_map(|id| self.consumers.remove(id));
+        let queues: BTreeSet<u64> = gone.map(|consumer| consumer.queue).collect();
+        for id in queues {
+            let others = self.consumers.iter().filter(|(_, each)| each.queue == id);
+            // Of those of the highest priority the first to have come.
+            let next = others.max_by_key(|(id, each)| (each.priority, std::cmp::Reverse(**id)));
+            let next = next.map(|(id, _)| *id);
+            self.use_now(id);
+            let queue = self.queues.get_mut(&id).unwrap();
+            if queue.single.is_some_and(|single| ids.contains(&single)) {
+                queue.single = next;
+            }
+            if next.is_none() && queue.spec.auto_delete {
+                self.drop_queue(id);
+            }
         }
     }
 
@@ -107,11 +115,17 @@ impl Plain {
 
     /// A message as it is delivered.
     pub(super) fn shown(&self, queue: u64, entry: &Entry) -> String {
-        let counted = if self.queues[&queue].spec.quorum { entry.attempts } else { 0 };
-        format!("{} again={} attempts={counted}", entry.letter.text(), entry.attempts > 0)
+        let queue = &self.queues[&queue];
+        let counted = if queue.spec.quorum { entry.attempts } else { 0 };
+        let again = entry.attempts > 0 || entry.durable && entry.position < queue.seen;
+        format!("{} again={again} attempts={counted}", entry.letter.text())
     }
 
     pub(super) fn lease(&mut self, who: Who, lease: Lease, no_ack: bool) -> u64 {
+        let queue = self.queues.get_mut(&lease.queue).unwrap();
+        if lease.entry.durable && lease.entry.position >= queue.promised {
+            queue.promised = lease.entry.position + PROMISED_MESSAGES;
+        }
         let holder = self.holder(who);
         holder.last_lease += 1;
         if !no_ack {
@@ -144,6 +158,13 @@ impl Plain {
                 let takers = self.takers(*id);
                 let late = queue.spec.quorum || queue.excess;
                 let drops = late && !queue.spec.rejects() && queue.over_limit(0, 0);
+                if self.on_disk(*id, head) {
+                    if drops || !takers.is_empty() || head.expires.is_some_and(|at| at <= self.now)
+                    {
+                        self.waits.insert(*id);
+                    }
+                    continue;
+                }
                 if takers.is_empty() || head.expires.is_some_and(|at| at < self.now) {
                     let old = head.expires.filter(|at| *at <= self.now);
                     if old.is_some() || drops {
@@ -169,7 +190,7 @@ impl Plain {
             for id in queues {
                 let Some(queue) = self.queues.get(id) else { continue };
                 let Some(head) = queue.head().cloned() else { continue };
-                if head.expires.is_some_and(|at| at < self.now) {
+                if self.on_disk(*id, &head) || head.expires.is_some_and(|at| at < self.now) {
                     continue;
                 }
                 for taker in self.takers(*id) {

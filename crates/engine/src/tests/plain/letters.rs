@@ -184,6 +184,9 @@ impl Plain {
                 durable: queue.spec.durable() && (letter.persistent || queue.spec.quorum),
             };
             queue.next += 1;
+            if entry.durable {
+                queue.next_known = queue.next;
+            }
             logged |= entry.durable;
             queue.ready.push(entry);
             if queue.over_limit(0, 0) && !queue.spec.rejects() {

@@ -1,9 +1,10 @@
 //! Queues: what is in them, in which order, and for how long.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use super::{Answer, End, Entry, Holder, Lease, Plain, Queue, Who};
+use super::{Answer, Dying, End, Entry, Holder, Lease, Plain, Queue, Who};
 
 #[derive(Clone, Debug, Default)]
 pub(in crate::tests) struct QueueSpec {
@@ -61,6 +62,12 @@ impl QueueSpec {
 }
 
 impl Queue {
+    fn new(spec: Rc<QueueSpec>, owner: Option<u64>, used: u64) -> Queue {
+        let (ready, excess, single) = (Vec::new(), false, None);
+        let (next, next_known, seen, promised) = (0, 0, 0, 0);
+        Queue { spec, owner, ready, next, next_known, seen, promised, excess, used, single }
+    }
+
     /// What is ready, in order.
     pub(super) fn in_order(&self) -> Vec<&Entry> {
         let mut entries: Vec<&Entry> = self.ready.iter().collect();
@@ -123,13 +130,12 @@ impl Plain {
             None => {
                 self.last_queue += 1;
                 let (spec, used) = (Rc::clone(spec), self.now);
-                let (ready, excess) = (Vec::new(), false);
-                let queue = Queue { spec, owner, ready, next: 0, excess, used, single: None };
-                self.queues.insert(self.last_queue, queue);
+                self.queues.insert(self.last_queue, Queue::new(spec, owner, used));
                 self.last_queue
             }
         };
         self.end_old(id);
+        self.must_not_wait(id, false);
         // An answer is a use of a classic queue.
         if reply && !spec.quorum {
             self.use_now(id);
@@ -158,6 +164,7 @@ impl Plain {
         if self.named(name).is_some() {
             let id = self.find(who, name)?;
             self.end_old(id);
+            self.must_not_wait(id, false);
             count = self.queues[&id].ready.len();
             if self.queues[&id].spec.quorum && (if_unused || if_empty) {
                 let flag = if if_unused { "if-unused" } else { "if-empty" };
@@ -179,6 +186,16 @@ impl Plain {
     }
 
     pub(super) fn drop_queue(&mut self, id: u64) {
+        if let Some(queue) = self.queues.get(&id).filter(|queue| queue.spec.durable()) {
+            // Its dead letters go first; those that they cause wait behind the others.
+            let spec = Rc::clone(&queue.spec);
+            let all = std::mem::take(&mut self.dying).into_iter();
+            let (own, others) = all.partition(|dying| Rc::ptr_eq(&dying.spec, &spec));
+            let own: VecDeque<Dying> = own;
+            own.iter().for_each(|dying| self.send_letter(dying));
+            let caused = std::mem::replace(&mut self.dying, others);
+            self.dying.extend(caused);
+        }
         self.queues.remove(&id);
         for consumer in self.consumers.keys().copied().collect::<Vec<_>>() {
             if self.consumers[&consumer].queue == id {
@@ -192,6 +209,7 @@ impl Plain {
     pub(in crate::tests) fn purge(&mut self, who: Who, name: &str) -> Answer {
         let id = self.find(who, name)?;
         self.end_old(id);
+        self.must_not_wait(id, false);
         let count = std::mem::take(&mut self.queues.get_mut(&id).unwrap().ready).len();
         self.tell(who.0, format!("purged {count}"));
         Ok(())
@@ -200,6 +218,7 @@ impl Plain {
     pub(in crate::tests) fn get(&mut self, who: Who, name: &str, no_ack: bool) -> Answer {
         let id = self.find(who, name)?;
         self.end_old(id);
+        self.must_not_wait(id, true);
         self.use_now(id);
         let queue = self.queues.get_mut(&id).unwrap();
         if queue.spec.quorum && queue.spec.single_active {
@@ -219,13 +238,56 @@ impl Plain {
         Ok(())
     }
 
+    pub(super) fn on_disk(&self, id: u64, entry: &Entry) -> bool {
+        self.disk.get(&id).is_some_and(|disk| disk.contains(&entry.position))
+    }
+
+    /// Whoever needs the first message, or needs to know whether it is too old, waits for it.
+    fn must_not_wait(&mut self, id: u64, gets: bool) {
+        let Some(head) = self.queues[&id].head() else { return };
+        let needs = gets || head.expires.is_some_and(|at| at <= self.now);
+        if needs && self.on_disk(id, head) {
+            let text = format!("{head:?} is answered for, and only on disk");
+            self.wrong(|| text);
+        }
+    }
+
+    /// A session waits for the first message of a queue, and the rest of its batch with it.
+    pub(in crate::tests) fn stall(&mut self, who: Who, name: &str) {
+        let Ok(id) = self.find(who, name) else {
+            return self.wrong(|| format!("{who:?} waits for {name}, and there is no such queue"));
+        };
+        self.end_old(id);
+        if !self.queues[&id].head().is_some_and(|head| self.on_disk(id, head)) {
+            self.wrong(|| format!("{who:?} waits for {name} in vain"));
+        }
+    }
+
+    /// Durable messages that have not ended, also those that are out.
+    pub(in crate::tests) fn live(&self) -> BTreeSet<(u64, u64)> {
+        let leases = self.holders.values().flat_map(Holder::out);
+        let leases = leases.filter(|lease| self.queues.contains_key(&lease.queue));
+        let leases = leases.map(|lease| (lease.queue, &lease.entry));
+        let ready = self.queues.iter();
+        let ready = ready.flat_map(|(id, queue)| queue.ready.iter().map(|each| (*id, each)));
+        let durable = ready.chain(leases).filter(|(_, entry)| entry.durable);
+        durable.map(|(id, entry)| (id, entry.position)).collect()
+    }
+
+    /// The queues, by number.
+    pub(in crate::tests) fn ids(&self) -> Vec<u64> {
+        self.queues.keys().copied().collect()
+    }
+
     /// Ends what is too old at the head of a queue.
     pub(super) fn end_old(&mut self, id: u64) {
-        let now = self.now;
+        let (now, disk) = (self.now, self.disk.get(&id));
         let queue = self.queues.get_mut(&id).unwrap();
         let spec = Rc::clone(&queue.spec);
         let mut old = Vec::new();
-        while queue.head().is_some_and(|head| head.expires.is_some_and(|at| at <= now)) {
+        let here = |head: &Entry| !disk.is_some_and(|disk| disk.contains(&head.position));
+        let ends = |head: &Entry| head.expires.is_some_and(|at| at <= now) && here(head);
+        while queue.head().is_some_and(ends) {
             old.extend(queue.take());
         }
         old.iter().for_each(|entry| self.die(&spec, &entry.letter, "expired"));
@@ -235,12 +297,17 @@ impl Plain {
     pub(super) fn trim(&mut self, id: u64) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let spec = Rc::clone(&queue.spec);
+        let disk = self.disk.get(&id);
+        let here = |head: &Entry| !disk.is_some_and(|disk| disk.contains(&head.position));
         let mut ended = Vec::new();
         while queue.over_limit(0, 0)
+            && queue.head().is_some_and(here)
             && let Some(entry) = queue.take()
         {
             ended.push(entry);
         }
+        // The rest goes when the first is there.
+        queue.excess |= queue.over_limit(0, 0) && !queue.ready.is_empty();
         ended.iter().for_each(|entry| self.die(&spec, &entry.letter, "maxlen"));
     }
 
@@ -279,8 +346,11 @@ impl Plain {
 
 impl Entry {
     fn text(&self) -> String {
-        let Entry { letter, lane, expires, attempts, durable, .. } = self;
-        format!("{} in {lane} until {expires:?}, {attempts}, {durable}", letter.text())
+        let Entry { letter, position, lane, expires, attempts, durable } = self;
+        format!(
+            "{} at {position} in {lane} until {expires:?}, {attempts}, {durable}",
+            letter.text()
+        )
     }
 }
 

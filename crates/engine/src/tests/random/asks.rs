@@ -17,6 +17,10 @@ pub(super) const EXCHANGES: [&str; 3] = ["x", "y", "z"];
 pub(super) struct Specs {
     pub(super) queues: Vec<QueueSpec>,
     pub(super) exchanges: Vec<ExchangeSpec>,
+    /// How much may stay in memory that is packed; nothing is packed if there is no limit.
+    pub(super) memory: Option<usize>,
+    /// Whether what is asked for of packs comes later.
+    pub(super) late: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +80,13 @@ pub(super) enum Step {
     /// A new segment of the log begins with all definitions.
     Segment,
     Crash,
+    /// What is live of the oldest segment, or of all whole ones, is to be packed.
+    Survey(bool),
+    Adopt,
+    /// The oldest adopted part leaves the log.
+    Retire,
+    /// One of the outstanding loads is answered, with so many messages at the most.
+    Answer(usize, usize),
 }
 
 /// Headers of a message, as its client sends them.
@@ -154,10 +165,15 @@ fn exchange_spec(name: &'static str) -> impl Strategy<Value = ExchangeSpec> {
 pub(super) fn specs() -> impl Strategy<Value = Specs> {
     let queues: Vec<_> = QUEUES[..5].iter().map(|name| queue_spec(name)).collect();
     let exchanges: Vec<_> = EXCHANGES.iter().map(|name| exchange_spec(name)).collect();
-    (queues, exchanges).prop_map(|(mut queues, exchanges)| {
+    let memory = select(&[None, Some(0), Some(0), Some(0), Some(2_000), Some(usize::MAX)][..]);
+    (queues, exchanges, memory, any::<bool>()).prop_map(|(mut queues, exchanges, memory, late)| {
+        if memory.is_some() {
+            // After a crash the engine estimates how many bytes packs hold.
+            queues.iter_mut().for_each(|queue: &mut QueueSpec| queue.max_bytes = None);
+        }
         // The only one that large messages go to: a step does only so much of burying them.
         queues.push(QueueSpec { name: "plain", lasting: true, ..QueueSpec::default() });
-        Specs { queues, exchanges }
+        Specs { queues, exchanges, memory, late }
     })
 }
 
@@ -253,5 +269,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(ms, tick)| Step::Wait(ms, tick)),
         2 => Just(Step::Segment),
         1 => Just(Step::Crash),
+        4 => any::<bool>().prop_map(Step::Survey),
+        5 => Just(Step::Adopt),
+        2 => Just(Step::Retire),
+        8 => (0..8_usize, select(&[1, 2, 1_000][..])).prop_map(|(at, most)| Step::Answer(at, most)),
     ]
 }

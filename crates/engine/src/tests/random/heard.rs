@@ -1,13 +1,15 @@
 //! What the engine tells and holds, in the plain model's words.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use leveret_model::{Chunk, FieldValue, Properties, Time};
+use leveret_model::{Chunk, FieldValue, Message, Position, Properties, Time};
 
 use super::super::plain::{Heard, Step};
 use super::super::world::{World, told};
 use crate::effect::{Item, Outbound};
-use crate::queue::{OVERHEAD_BYTES, Queue};
+use crate::queue::{Entry, OVERHEAD_BYTES, Queue};
+use crate::recovery::expires;
 
 /// All that the world's last step told.
 pub(super) fn heard(world: &World) -> Step {
@@ -70,7 +72,10 @@ fn one_by_one(what: &str, runs: &[String]) -> VecDeque<String> {
 
 /// A message as the model describes it.
 fn text(chunk: &Chunk, index: u32) -> String {
-    let message = chunk.get(index);
+    message_text(chunk.get(index))
+}
+
+fn message_text(message: Message<'_>) -> String {
     let lossy = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let properties = Properties::decode(message.properties).unwrap();
     let (shown, len) = (&message.body[..message.body.len().min(8)], message.body.len());
@@ -106,18 +111,33 @@ fn plain_value(value: &FieldValue) -> String {
     }
 }
 
-/// Of each queue: its name, how many are out, and what is ready, in order.
-pub(super) fn contents(engine: &crate::Engine) -> Vec<(String, usize, Vec<String>)> {
+/// Of each queue: its name, how many are out, and what is ready, in order, also what is only on
+/// disk.
+pub(super) fn contents(world: &World) -> Vec<(String, usize, Vec<String>)> {
+    let engine = &world.engine;
     let mut queues: Vec<&Queue> = engine.queues.values().collect();
     queues.sort_by_key(|queue| queue.id);
     let content = |queue: &Queue| {
         let ready = queue.here().map(|entry| {
             let text = text(engine.chunks.get(entry.chunk), entry.message);
             let expires = (entry.expires != Time::NEVER).then_some(entry.expires.0);
-            let (lane, attempts, durable) = (entry.priority, entry.attempts, entry.durable);
-            format!("{text} in {lane} until {expires:?}, {attempts}, {durable}")
+            let Entry { position: Position(at), priority: lane, attempts, durable, .. } = *entry;
+            let text = format!("{text} at {at} in {lane} until {expires:?}, {attempts}, {durable}");
+            (Reverse(usize::from(lane)), at, text)
         });
-        (queue.name.to_string(), queue.leased as usize, ready.collect())
+        let cold = queue.cold().into_iter().map(|(lane, pack, position)| {
+            let written = &world.packs[&pack].messages[&(queue.id, position)];
+            let (message, at) = (written.message(), position.0);
+            let expires = expires(message, written.origin, queue.settings.ttl);
+            let expires = (expires != Time::NEVER).then_some(expires.0);
+            let text = message_text(message);
+            (Reverse(lane), at, format!("{text} at {at} in {lane} until {expires:?}, 0, true"))
+        });
+        let mut all: Vec<_> = ready.chain(cold).collect();
+        // In memory each part is in order; how the parts go together is seen when it is delivered.
+        all.sort();
+        let all = all.into_iter().map(|(_, _, text)| text);
+        (queue.name.to_string(), queue.leased as usize, all.collect())
     };
     queues.into_iter().map(content).collect()
 }

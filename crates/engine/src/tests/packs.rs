@@ -1,0 +1,151 @@
+//! Packs in memory, for the tests of the engine: what was live of a part of the log.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use leveret_model::{Chunk, Lsn, Message, PackId, Position, QueueId};
+use leveret_record::{Origin, Record, Records};
+
+use super::world::*;
+use crate::{Effects, Load, Loaded, Operation, Survey};
+
+/// A message as the log tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Written {
+    envelope: Vec<u8>,
+    properties: Vec<u8>,
+    body: Vec<u8>,
+    persistent: bool,
+    pub(super) origin: Origin,
+}
+
+/// The messages of a pack.
+#[derive(Debug, Clone)]
+pub(super) struct Pack {
+    /// Where the part of the log ended that it was made of.
+    pub(super) end: Lsn,
+    pub(super) messages: BTreeMap<(QueueId, Position), Written>,
+}
+
+impl Written {
+    pub(super) fn message(&self) -> Message<'_> {
+        let Written { envelope, properties, body, persistent, .. } = self;
+        Message { envelope, properties, body, persistent: *persistent }
+    }
+}
+
+impl World {
+    /// What was published in a part of the log.
+    pub(super) fn written(&self, part: &Range<Lsn>) -> BTreeMap<(QueueId, Position), Written> {
+        let mut written = BTreeMap::new();
+        let steps = self.log.iter().filter(|(address, _)| part.contains(address));
+        for record in steps.flat_map(|(_, records)| Records::new(records)) {
+            if let Record::Publish { message, origin, targets } = record.unwrap().1 {
+                for target in targets {
+                    let Message { envelope, properties, body, persistent } = message;
+                    let own = Written {
+                        envelope: envelope.to_vec(),
+                        properties: properties.to_vec(),
+                        body: body.to_vec(),
+                        persistent,
+                        origin,
+                    };
+                    assert!(written.insert(target, own).is_none(), "{target:?} is written once");
+                }
+            }
+        }
+        written
+    }
+
+    /// Has a pack of what was live of a part of the log take its place.
+    pub(super) fn adopt(&mut self, pack: PackId, part: &Range<Lsn>, survey: &Survey) -> bool {
+        let live = |(queue, position): &(QueueId, Position)| {
+            let sets = survey.live.get(queue);
+            sets.is_some_and(|sets| sets.iter().any(|set| set.contains(*position)))
+        };
+        let mut messages = self.written(part);
+        messages.retain(|target, _| live(target));
+        let mut effects = Effects::default();
+        let used = self.engine.adopt(pack, part, &mut effects);
+        assert!(effects.outbound.is_empty() && effects.emptied.is_empty());
+        assert_eq!(Records::new(&effects.log).count(), effects.records as usize);
+        let address = self.end;
+        self.end = address.advance(effects.log.len() as u64 + 16);
+        self.log.push((address, effects.log));
+        self.pins.retain(|pin| !part.contains(pin));
+        if used {
+            self.packs.insert(pack, Pack { end: part.end, messages });
+        }
+        used
+    }
+
+    /// Answers a load with so many messages at the most. Says for which queue it was, and which
+    /// positions it brings.
+    pub(super) fn answer(&mut self, index: usize, most: usize) -> (QueueId, Vec<Position>) {
+        let load = self.loads.remove(index);
+        let mut chunk = Chunk::default();
+        let mut messages = Vec::new();
+        let positions = load.runs.iter().flat_map(|(first, count)| first.0..first.0 + count);
+        let pack = self.packs.get(&load.pack);
+        for position in positions.map(Position).take(most) {
+            let Some(pack) = pack else { break };
+            let written = &pack.messages[&(load.queue, position)];
+            let message = chunk.push(written.message()).unwrap();
+            chunk.set_past(message, written.origin.past);
+            messages.push((position, written.origin));
+            if chunk.content_len() >= load.bytes_max {
+                break;
+            }
+        }
+        let (queue, brought) = (load.queue, messages.iter().map(|(at, _)| *at).collect());
+        // The files of a pack that is emptied are gone.
+        let damaged = pack.is_none();
+        self.step(0, chunk, vec![(0, loaded(load, messages, damaged))]);
+        (queue, brought)
+    }
+
+    /// Answers all loads and goes on with all sessions, until there is nothing left to do.
+    pub(super) fn settle_loads(&mut self) {
+        for _ in 0..10_000 {
+            if self.engine.can_resume() {
+                self.resume();
+            } else if self.loads.is_empty() {
+                return;
+            } else {
+                self.answer(0, usize::MAX);
+            }
+        }
+        panic!("it never ends");
+    }
+}
+
+fn loaded(load: Load, messages: Vec<(Position, Origin)>, damaged: bool) -> Operation {
+    Operation::Loaded(Box::new(Loaded { load, messages, damaged }))
+}
+
+#[test]
+fn a_pack_that_is_given_up_while_it_is_read_takes_no_other_message_with_it() {
+    let mut world = World::new();
+    world.engine.set_memory_target(0);
+    world.asks(1, queue("q"));
+    for (id, body) in [(1, "m1"), (2, "m2")] {
+        let from = world.end;
+        world.publish("", "q", &[body]);
+        let part = from..world.end;
+        let survey = world.engine.survey(&part);
+        assert!(world.adopt(PackId(id), &part, &survey));
+        if id == 1 {
+            assert!(world.asks(2, get("q")).is_empty(), "it waits");
+            assert_eq!(world.asks(3, purge("q")), ["purged 1"]);
+            assert!(world.packs.is_empty());
+        }
+    }
+    // What was asked for is gone, and the next message has not been asked for.
+    world.answer(0, 1);
+    assert_eq!(world.ready("q"), 1);
+    world.settle_loads();
+    assert_eq!(world.last_got.as_deref(), Some("m2"));
+    world.asks(2, ack(1));
+    assert!(world.packs.is_empty());
+    world.assert_nothing_left();
+}
