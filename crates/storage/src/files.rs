@@ -43,6 +43,16 @@ pub(crate) struct Spares {
     next_name: AtomicU64,
 }
 
+/// How much time there is to prepare a spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// None: one that has its space is enough. Zeros would be written to the disk at the side of
+    /// what fills it so fast; and if segments are recycled, in vain.
+    Busy,
+    /// Nothing else happened for a while.
+    Idle,
+}
+
 /// What the commit thread asks of the keeper.
 #[derive(Debug)]
 pub(crate) enum Job {
@@ -92,10 +102,10 @@ impl Spares {
         self.lock().len() >= SPARES_MAX
     }
 
-    /// Writes a spare full of zeros, under a name that a restart throws away until it is done.
-    fn prepare(&self) -> io::Result<()> {
+    /// Makes a spare, under a name that a restart throws away until it is done.
+    fn prepare(&self, haste: Haste) -> io::Result<()> {
         let unfinished = self.new_name("tmp");
-        let result = self.write_zeros(&unfinished);
+        let result = self.make(&unfinished, haste);
         if result.is_err() {
             let _ = fs::remove_file(&unfinished);
             return result;
@@ -106,10 +116,13 @@ impl Spares {
         Ok(())
     }
 
-    fn write_zeros(&self, path: &Path) -> io::Result<()> {
+    fn make(&self, path: &Path, haste: Haste) -> io::Result<()> {
         let file = File::create_new(path)?;
         // Fails at once where there is no room, and not after having taken all that is left.
         self.space.reserve(&file, self.file_bytes)?;
+        if haste == Haste::Busy {
+            return Ok(());
+        }
         let zeros = vec![0; ZEROS_BYTES];
         let mut at = 0;
         while at < self.file_bytes {
@@ -123,14 +136,18 @@ impl Spares {
         file.sync_all()
     }
 
-    /// Prepares spares until there are enough. False if some are missing still.
-    fn fill(&self, warned: &mut bool) -> bool {
-        while !self.is_full() && !self.space.is_closing() {
+    /// Prepares spares until there are enough for now. False if some are missing still.
+    fn fill(&self, haste: Haste, warned: &mut bool) -> bool {
+        let enough = || match haste {
+            Haste::Idle => self.is_full(),
+            Haste::Busy => !self.lock().is_empty(),
+        };
+        while !enough() && !self.space.is_closing() {
             // What room there is, the commit thread has a better use for.
             if self.space.is_out() {
                 return false;
             }
-            if let Err(error) = self.prepare() {
+            if let Err(error) = self.prepare(haste) {
                 if !std::mem::replace(warned, true) {
                     let wal = self.wal.display();
                     tracing::warn!(%error, "cannot prepare the next log segment in {wal} yet");
@@ -140,7 +157,7 @@ impl Spares {
             }
             *warned = false;
         }
-        true
+        self.is_full()
     }
 
     /// Takes what the log needs no more away from it. The directory is synced each time: the log
@@ -196,6 +213,8 @@ pub(crate) fn keep(spares: &Spares, packs: &Packs, jobs: &Receiver<Job>) {
         tracing::debug!(%error, "the log's keeper runs at normal priority");
     }
     let (mut filled, mut warned) = (true, false);
+    // At the start there is nothing yet that writing zeros could disturb.
+    let mut haste = Haste::Idle;
     loop {
         let job = match filled {
             true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -206,10 +225,12 @@ pub(crate) fn keep(spares: &Spares, packs: &Packs, jobs: &Receiver<Job>) {
                 segments.into_iter().for_each(|retired| spares.retire(packs, retired));
             }
             Ok(Job::Remove(removed)) => packs.remove(&removed),
-            Ok(Job::Prepare) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Job::Prepare) => {}
+            Err(RecvTimeoutError::Timeout) => haste = Haste::Idle,
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        filled = spares.fill(&mut warned);
+        filled = spares.fill(haste, &mut warned);
+        haste = Haste::Busy;
     }
 }
 
