@@ -75,7 +75,8 @@ impl Engine {
     pub(crate) fn must_wait(&mut self, command: &Command, step: &mut Step<'_>) -> bool {
         let (name, gets) = match &command.operation {
             Operation::Get { queue, .. } => (queue, true),
-            Operation::DeclareQueue(declare) => (&declare.name, false),
+            // Without a name it is a new one.
+            Operation::DeclareQueue(declare) if !declare.name.is_empty() => (&declare.name, false),
             Operation::DeleteQueue { name, .. } | Operation::PurgeQueue { name, .. } => {
                 (name, false)
             }
