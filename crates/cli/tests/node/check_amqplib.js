@@ -202,6 +202,11 @@ async function checkLostConnection(peer) {
   await peer.closed;
 
   peer = await new Peer().open();
+  // Nothing says how soon the broker notices.
+  const deadline = Date.now() + 20_000;
+  while ((await peer.channel.checkQueue(QUEUE)).messageCount < 5) {
+    assert.ok(Date.now() < deadline);
+  }
   const tag = await peer.consume(QUEUE);
   const again = await peer.take(5);
   assert.deepEqual(bodies(again), sent);

@@ -224,6 +224,10 @@ async def check_lost_connection(peer):
     await peer.torn()
 
     peer = await Peer().open()
+    # Nothing says how soon the broker notices.
+    async with asyncio.timeout(20):
+        while (await peer.channel.queue_declare(QUEUE, passive=True)).message_count < 5:
+            await asyncio.sleep(0.01)
     tag = await peer.consume(QUEUE)
     deliveries = await peer.take(5)
     assert bodies(deliveries) == sent

@@ -1,6 +1,7 @@
 """kombu against the broker at AMQP_URL. Prints one "ok" line a check."""
 import os
 import socket
+import time
 from datetime import datetime, timezone
 from decimal import Decimal
 
@@ -229,6 +230,11 @@ def check_lost_connection(peer):
     peer.torn()
 
     peer = Peer()
+    # Nothing says how soon the broker notices.
+    deadline = time.monotonic() + 20
+    while peer.queue.queue_declare(passive=True).message_count < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     with peer.consumer(peer.queue):
         again = peer.take(5)
     assert bodies(again) == sent

@@ -187,6 +187,11 @@ def check_lost_connection(connection, channel):
     await_loss(connection)
 
     connection, channel = connect()
+    # Nothing says how soon the broker notices.
+    deadline = time.monotonic() + 20
+    while channel.queue_declare(QUEUE, passive=True).method.message_count < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     deliveries = take(channel, 5)
     assert bodies(deliveries) == sent
     assert all(method.redelivered for method, _, _ in deliveries[:2])
