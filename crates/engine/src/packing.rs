@@ -101,12 +101,15 @@ impl Engine {
         for ((id, index), mut found) in found {
             found.sort_unstable_by_key(|each| each.position);
             let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let mut found = &found[..];
             for live in PositionSet::of_sorted(found.iter().map(|each| each.position)) {
-                let own = found.iter().filter(|each| live.contains(each.position));
+                let count = found.partition_point(|each| Some(each.position) <= live.last());
+                let (own, others) = found.split_at(count);
+                found = others;
                 let extent = Extent {
                     pack,
-                    expires: own.clone().map(|each| each.expires).min().unwrap_or(Time::NEVER),
-                    body_bytes: own.map(|each| each.body_bytes).sum(),
+                    expires: own.iter().map(|each| each.expires).min().unwrap_or(Time::NEVER),
+                    body_bytes: own.iter().map(|each| each.body_bytes).sum(),
                     mention: 0,
                     live,
                 };
