@@ -4,7 +4,9 @@ mod bench;
 mod client;
 mod consume;
 mod get;
+mod inspect;
 mod publish;
+mod repair;
 mod serve;
 mod uri;
 
@@ -37,6 +39,10 @@ enum Command {
     Consume(consume::Args),
     /// Take one message from a queue
     Get(get::Args),
+    /// Show what a data directory holds
+    Inspect(inspect::Args),
+    /// Save what can be read of a damaged data directory
+    Repair(repair::Args),
     /// Load a broker and measure what it does
     Bench(bench::Args),
 }
@@ -54,6 +60,8 @@ enum CommandError {
     Run { command: String, source: std::io::Error },
     #[error("the system refuses what this takes: {0}")]
     System(#[from] std::io::Error),
+    #[error(transparent)]
+    Repair(#[from] leveret_repair::Error),
     #[error("the broker cancelled the consumer; its queue is gone")]
     Cancelled,
 }
@@ -78,6 +86,8 @@ fn main() -> ExitCode {
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Get(args) => block_on(get::run(args)),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

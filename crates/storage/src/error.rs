@@ -38,7 +38,8 @@ pub enum OpenError {
     #[error(
         "the log is damaged: {} at byte {offset}: {what}, and {proof}. Confirmed data is lost or \
          unreadable, so the broker does not start on it. Check the disk, keep a copy of the \
-         directory, and restore {} from a backup if there is one",
+         directory, and restore {} from a backup if there is one; or save what can be read, by \
+         leveret repair",
         file.display(),
         file.display()
     )]

@@ -34,6 +34,7 @@
 //! - `frame`, `segment`: the bytes; `files`: spare, recycled and retired segment files
 //! - `space`: room on the disk, and waiting for it
 //! - `recovery`: what a restart finds, what it mends, what it refuses; `scan`: reading segments
+//! - `salvage`: reading what is damaged, as far as it can be read
 //! - `pack`: making, reading and removing packs, which takes a look into records
 
 mod commit;
@@ -45,6 +46,7 @@ mod log;
 mod pack;
 mod pins;
 mod recovery;
+pub mod salvage;
 mod scan;
 mod segment;
 mod space;
@@ -53,6 +55,7 @@ mod testing;
 mod writer;
 
 pub use error::{OpenError, ReplayError};
+pub use lock::Hold;
 pub use log::{Log, LogOptions, OnDurable, Replay, Slot};
 pub use pack::{Loaded, PackError, Packs, Wanted};
 pub use segment::Sealed;

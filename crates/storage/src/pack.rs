@@ -20,9 +20,9 @@ mod cache;
 mod copy;
 #[cfg(test)]
 mod damage_tests;
-mod data;
+pub(crate) mod data;
 mod error;
-mod index;
+pub(crate) mod index;
 mod read;
 mod settle;
 #[cfg(test)]
@@ -72,24 +72,24 @@ struct Inner {
 
 /// A message in a data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    position: Position,
-    place: Place,
+pub(crate) struct Entry {
+    pub(crate) position: Position,
+    pub(crate) place: Place,
 }
 
 /// A record in a data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+pub(crate) struct Place {
     /// Where it begins, in bytes from the start of the file.
-    offset: u32,
+    pub(crate) offset: u32,
     /// How many bytes it has.
-    len: u32,
+    pub(crate) len: u32,
     /// Its crc32c.
-    crc: u32,
+    pub(crate) crc: u32,
 }
 
 /// Entries by queue, in order of queue and position.
-type Entries = Vec<(QueueId, Vec<Entry>)>;
+pub(crate) type Entries = Vec<(QueueId, Vec<Entry>)>;
 
 impl Packs {
     /// Finds the packs of a data directory, and removes files that were not finished.
@@ -297,7 +297,7 @@ impl Packs {
 }
 
 /// The pack a file in `pack/` belongs to and what kind of file it is; none if it is not ours.
-fn parse_name(path: &Path) -> Option<(PackId, &str)> {
+pub(crate) fn parse_name(path: &Path) -> Option<(PackId, &str)> {
     let (digits, kind) = path.file_name()?.to_str()?.split_once('.')?;
     let ours = digits.len() == 20
         && digits.bytes().all(|byte| byte.is_ascii_digit())

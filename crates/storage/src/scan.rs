@@ -13,6 +13,9 @@ use crate::segment;
 /// How much is read at once, in bytes; a larger frame is read whole.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 
+/// What of a disk is lost at least where it cannot be read.
+const PAGE_BYTES: u64 = 4096;
+
 /// What a frame must agree with to belong where it lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Expected {
@@ -30,6 +33,8 @@ pub(crate) struct Scan {
     expected: Expected,
     window: Vec<u8>,
     window_at: u64,
+    /// What the disk does not give is read as zeros.
+    lenient: bool,
 }
 
 impl Scan {
@@ -39,7 +44,23 @@ impl Scan {
 
     pub(crate) fn new(file: File, expected: Expected) -> io::Result<Scan> {
         let file_bytes = file.metadata()?.len();
-        Ok(Scan { file, file_bytes, expected, window: Vec::new(), window_at: 0 })
+        Ok(Scan { file, file_bytes, expected, window: Vec::new(), window_at: 0, lenient: false })
+    }
+
+    /// A scan that takes what the disk cannot read for zeros.
+    pub(crate) fn lenient(file: File, expected: Expected) -> io::Result<Scan> {
+        Ok(Scan { lenient: true, ..Scan::new(file, expected)? })
+    }
+
+    /// Forgets what is in memory: the file may have been written to since.
+    pub(crate) fn refresh(&mut self) -> io::Result<()> {
+        self.window.clear();
+        self.file_bytes = self.file.metadata()?.len();
+        Ok(())
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
     }
 
     /// Gives the file back.
@@ -91,6 +112,24 @@ impl Scan {
         Ok(None)
     }
 
+    /// The next place from `lsn` on that a frame's header with that very address is at.
+    pub(crate) fn likely(&mut self, lsn: Lsn) -> io::Result<Option<(frame::Header, u32)>> {
+        let mut at = lsn.0.next_multiple_of(frame::ALIGNMENT as u64);
+        while self.offset(Lsn(at)) + frame::HEADER_BYTES as u64 <= self.file_bytes {
+            let header = self.header(self.offset(Lsn(at)))?;
+            if header.is_some_and(|(header, _)| header.first.0 == at) {
+                return Ok(header);
+            }
+            at += frame::ALIGNMENT as u64;
+        }
+        Ok(None)
+    }
+
+    /// All bytes of a frame, sound or not, if the file has them.
+    pub(crate) fn whole(&mut self, header: &frame::Header) -> io::Result<Option<&[u8]>> {
+        self.bytes(self.offset(header.first), header.frame_bytes())
+    }
+
     fn header(&mut self, offset: u64) -> io::Result<Option<(frame::Header, u32)>> {
         let bytes = self.bytes(offset, frame::HEADER_BYTES as u64)?;
         Ok(bytes.and_then(|bytes| bytes.try_into().ok()).and_then(frame::Header::decode))
@@ -106,9 +145,37 @@ impl Scan {
             let read = len.max(WINDOW_BYTES).min(self.file_bytes - offset);
             self.window.resize(read as usize, 0);
             self.window_at = offset;
-            self.file.read_exact_at(&mut self.window, offset)?;
+            let whole = self.file.read_exact_at(&mut self.window, offset);
+            match whole {
+                Err(error) if !self.lenient => {
+                    self.window.clear();
+                    return Err(error);
+                }
+                Err(_) => read_pages(&mut self.window, offset, |page, at| {
+                    self.file.read_exact_at(page, at)
+                }),
+                Ok(()) => {}
+            }
         }
         let start = (offset - self.window_at) as usize;
         Ok(Some(&self.window[start..start + len as usize]))
+    }
+}
+
+/// Reads page by page, with zeros for those that cannot be read.
+pub(crate) fn read_pages(
+    bytes: &mut [u8],
+    mut offset: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let to_boundary = (PAGE_BYTES - offset % PAGE_BYTES) as usize;
+        let (page, others) = rest.split_at_mut(to_boundary.min(rest.len()));
+        if read(page, offset).is_err() {
+            page.fill(0);
+        }
+        offset += page.len() as u64;
+        rest = others;
     }
 }

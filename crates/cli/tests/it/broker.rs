@@ -90,6 +90,14 @@ impl Broker {
         &self.url
     }
 
+    /// Where it keeps its data, if it is ours.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        match &self.host {
+            Host::Ours(server) => server.data_dir(),
+            Host::Foreign { .. } => panic!("this broker's data is not ours to touch"),
+        }
+    }
+
     /// Whether the test may stop and kill it.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self.host, Host::Ours(_))

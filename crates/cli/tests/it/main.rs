@@ -19,5 +19,6 @@ mod node;
 mod order;
 mod program;
 mod python;
+mod repair;
 mod startup;
 mod tools;

@@ -20,10 +20,11 @@ use leveret_model::{Message, PackId, QueueId};
 use leveret_record::{Origin, Record, Records, Targets};
 
 use super::{Entry, PackError, Place, index};
+use crate::scan::read_pages;
 use crate::segment::{self, BadHeader, Uuid, array};
 
 /// Bytes before the first record.
-pub(super) const HEADER_BYTES: usize = segment::HEADER_BYTES;
+pub(crate) const HEADER_BYTES: usize = segment::HEADER_BYTES;
 const MAGIC: [u8; 8] = *b"LVRTPCK1";
 const CRC_AT: usize = HEADER_BYTES - 4;
 /// Records this close to each other are read as one, in bytes: what lies between costs less than
@@ -34,7 +35,7 @@ const READ_BYTES: u64 = 1024 * 1024;
 
 /// An open data file.
 #[derive(Debug)]
-pub(super) struct Data {
+pub(crate) struct Data {
     file: File,
     path: PathBuf,
     /// How many bytes are in use, and there.
@@ -43,14 +44,14 @@ pub(super) struct Data {
 
 /// A message as a data file has it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Publish<'a> {
-    pub(super) message: Message<'a>,
-    pub(super) origin: Origin,
-    pub(super) targets: Targets<'a>,
+pub(crate) struct Publish<'a> {
+    pub(crate) message: Message<'a>,
+    pub(crate) origin: Origin,
+    pub(crate) targets: Targets<'a>,
 }
 
 /// The beginning of a data file.
-pub(super) fn header(pack: PackId, uuid: Uuid) -> Vec<u8> {
+pub(crate) fn header(pack: PackId, uuid: Uuid) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&segment::VERSION.to_le_bytes());
@@ -64,7 +65,7 @@ pub(super) fn header(pack: PackId, uuid: Uuid) -> Vec<u8> {
 }
 
 /// The uuid and the pack of a data file that was written as one.
-fn decode(bytes: &[u8]) -> Result<(Uuid, PackId), BadHeader> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<(Uuid, PackId), BadHeader> {
     if bytes.len() != HEADER_BYTES || bytes[..8] != MAGIC {
         return Err(BadHeader::Broken);
     }
@@ -80,7 +81,7 @@ fn decode(bytes: &[u8]) -> Result<(Uuid, PackId), BadHeader> {
 
 impl Data {
     /// A segment of the log of which `bytes` bytes are in use, and there.
-    pub(super) fn of_segment(file: File, path: PathBuf, bytes: u64) -> Data {
+    pub(crate) fn of_segment(file: File, path: PathBuf, bytes: u64) -> Data {
         Data { file, path, bytes }
     }
 
@@ -128,16 +129,21 @@ impl Data {
     }
 
     /// How many bytes of the file are in use.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Reads bytes, with zeros for those that the disk does not give.
+    pub(crate) fn read_leniently(&self, bytes: &mut [u8], offset: u64) {
+        read_pages(bytes, offset, |page, at| self.file.read_exact_at(page, at));
+    }
+
     /// Reads messages of a queue and gives each to `each`, with its record.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         queue: QueueId,
         entries: &[Entry],
@@ -207,7 +213,7 @@ fn check<'a>(queue: QueueId, entry: &Entry, record: &'a [u8]) -> Result<Publish<
 }
 
 impl Place {
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         u64::from(self.offset) + u64::from(self.len)
     }
 }

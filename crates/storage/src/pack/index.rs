@@ -49,20 +49,20 @@ const NO_SEGMENT: u64 = u64::MAX;
 
 /// What an index says of its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) pack: PackId,
+pub(crate) struct Header {
+    pub(crate) pack: PackId,
     /// The uuid of the data file.
-    pub(super) data: Uuid,
+    pub(crate) data: Uuid,
     /// The address of its first frame, if it is or was a segment of the log.
-    pub(super) segment: Option<Lsn>,
+    pub(crate) segment: Option<Lsn>,
     /// How many bytes of the data file are in use.
-    pub(super) data_bytes: u64,
+    pub(crate) data_bytes: u64,
 }
 
 /// An open index.
 #[derive(Debug)]
-pub(super) struct Index {
-    pub(super) header: Header,
+pub(crate) struct Index {
+    pub(crate) header: Header,
     file: File,
     path: PathBuf,
     directory: Vec<Section>,
@@ -89,7 +89,7 @@ pub(super) struct Cursor<'a> {
 }
 
 /// Writes an index to a new file and syncs it.
-pub(super) fn write(path: &Path, header: &Header, entries: &Entries) -> io::Result<()> {
+pub(crate) fn write(path: &Path, header: &Header, entries: &Entries) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(&encode(header, entries))?;
     file.sync_all()
@@ -151,7 +151,7 @@ fn sections(entries: &Entries) -> Vec<(QueueId, &[Entry])> {
 
 impl Index {
     /// Opens the index of a pack and checks its header and directory.
-    pub(super) fn open(path: &Path, pack: PackId) -> Result<Index, PackError> {
+    pub(crate) fn open(path: &Path, pack: PackId) -> Result<Index, PackError> {
         let file = File::open(path).map_err(PackError::io("open", path))?;
         let damaged = |offset: usize, what| PackError::damaged(path, offset as u64, what);
         let len = file.metadata().map_err(PackError::io("read", path))?.len();
@@ -195,6 +195,26 @@ impl Index {
     /// What the directory takes in memory, in bytes.
     pub(super) fn directory_bytes(&self) -> usize {
         self.directory.capacity() * size_of::<Section>()
+    }
+
+    /// All entries, section by section, and what is wrong with those that cannot be read: each with
+    /// how many bytes it has.
+    pub(crate) fn all(&self) -> (Entries, Vec<(PackError, u64)>) {
+        let (mut all, mut damaged) = (Vec::new(), Vec::new());
+        let mut cursor = self.cursor();
+        for section in &self.directory {
+            if let Err(error) = cursor.read(*section) {
+                damaged.push((error, u64::from(section.count) * ENTRY_BYTES as u64));
+                continue;
+            }
+            let entry = |bytes: &[u8; ENTRY_BYTES]| {
+                let position = section.first.0.checked_add(distance(bytes))?;
+                Some(Entry { position: Position(position), place: place(bytes) })
+            };
+            let entries = cursor.entries.as_chunks::<ENTRY_BYTES>().0;
+            all.push((section.queue, entries.iter().filter_map(entry).collect()));
+        }
+        (all, damaged)
     }
 
     pub(super) fn cursor(&self) -> Cursor<'_> {
