@@ -19,6 +19,7 @@ use crate::core::{Around, Core, TICK};
 use crate::disk::{Disk, DiskOptions, Watch};
 use crate::loader;
 use crate::memory::{Budget, Memory};
+use crate::merger::Merger;
 use crate::outbox::Outbox;
 use crate::packer::Packer;
 use crate::progress::Progress;
@@ -133,7 +134,8 @@ impl Broker {
             next_session: AtomicU64::new(TICK.0 + 1),
         };
         let shared = Arc::new(shared);
-        shared.start_threads(packs, wanted).map_err(|source| OpenError::Io {
+        let merger = Merger::new(packs.clone(), options.segment_bytes);
+        shared.start_threads(packs, merger, wanted).map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: options.data_dir,
             source,
@@ -221,9 +223,14 @@ impl Shared {
     }
 
     /// Starts what runs beside the engine, for as long as somebody has the broker.
-    fn start_threads(self: &Arc<Self>, packs: Packs, wanted: Receiver<Load>) -> io::Result<()> {
+    fn start_threads(
+        self: &Arc<Self>,
+        packs: Packs,
+        merger: Merger,
+        wanted: Receiver<Load>,
+    ) -> io::Result<()> {
         loader::start(Arc::downgrade(self), packs.clone(), wanted)?;
-        self.packer.start(Arc::downgrade(self), packs)?;
+        self.packer.start(Arc::downgrade(self), packs, merger)?;
         let broker = Arc::downgrade(self);
         self.clock.start(move || {
             if let Some(shared) = broker.upgrade() {

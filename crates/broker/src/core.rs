@@ -167,6 +167,7 @@ impl Core {
         }
         if !effects.emptied.is_empty() {
             log.remove_packs(std::mem::take(&mut effects.emptied));
+            self.packer.wake();
         }
         for load in effects.loads.drain(..) {
             // The loader ends only when the engine does.

@@ -15,6 +15,7 @@ mod core;
 mod disk;
 mod loader;
 mod memory;
+mod merger;
 mod outbox;
 mod packer;
 mod progress;

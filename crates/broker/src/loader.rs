@@ -75,14 +75,19 @@ fn answer(shared: &Weak<Shared>, loaded: Loaded, chunk: Chunk) {
 fn read(packs: &Packs, load: &Load) -> Result<Option<Found>, PackError> {
     match packs.load(load.pack, load.queue, &load.runs, load.bytes_max) {
         Ok(found) => return Ok(Some(found)),
-        Err(error @ PackError::Io { .. }) => return Err(error),
+        Err(error) if error.passes() => return Err(error),
         Err(_) => {}
     }
     // The first one may be sound; the others come with the next load.
     let first: Vec<_> = load.runs.iter().take(1).map(|(first, _)| (*first, 1)).collect();
     match packs.load(load.pack, load.queue, &first, load.bytes_max) {
         Ok(found) => Ok(Some(found)),
-        Err(error @ PackError::Io { .. }) => Err(error),
+        Err(error) if error.passes() => Err(error),
+        Err(error) if error.is_gone() => {
+            // Most likely the engine has no more need of it, or has it elsewhere.
+            tracing::warn!(%error, "messages are not looked for any more where they were");
+            Ok(None)
+        }
         Err(error) => {
             tracing::error!(%error, "a message is lost; its queue goes on without it");
             Ok(None)

@@ -15,11 +15,14 @@ use leveret_storage::{PackError, Packs, Sealed};
 
 use crate::broker::Shared;
 use crate::core::Core;
+use crate::merger::Merger;
 
 /// How long it takes another look when it may find something soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often it does before it sleeps until it is woken.
 const LOOKS: u32 = 100;
+/// How often it looks at packs, which may have to be merged.
+const LOOK_AT_PACKS: Duration = Duration::from_secs(10);
 /// How long it leaves a segment alone that it could not pack.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// A segment becomes a pack in place if this share of it is live, in percent.
@@ -28,14 +31,20 @@ const LIVE_PERCENT: u64 = 50;
 #[derive(Default)]
 pub(crate) struct Packer {
     closed: AtomicBool,
+    woken: AtomicBool,
     thread: OnceLock<Thread>,
     handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Packer {
-    pub(crate) fn start(&self, shared: Weak<Shared>, packs: Packs) -> io::Result<()> {
+    pub(crate) fn start(
+        &self,
+        shared: Weak<Shared>,
+        packs: Packs,
+        merger: Merger,
+    ) -> io::Result<()> {
         let builder = thread::Builder::new().name("packer".to_owned());
-        let handle = builder.spawn(move || run(&shared, &packs))?;
+        let handle = builder.spawn(move || run(&shared, &packs, merger))?;
         let _ = self.thread.set(handle.thread().clone());
         *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
         Ok(())
@@ -43,6 +52,7 @@ impl Packer {
 
     /// There may be something to do soon.
     pub(crate) fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
@@ -66,31 +76,41 @@ impl Packer {
     }
 }
 
-fn run(shared: &Weak<Shared>, packs: &Packs) {
+fn run(shared: &Weak<Shared>, packs: &Packs, mut merger: Merger) {
     let mut looks = 0;
     while let Some(broker) = shared.upgrade() {
         if broker.packer.closed.load(Ordering::Acquire) {
             break;
         }
-        let pause = match pack_next(&broker, packs) {
+        if broker.packer.woken.swap(false, Ordering::AcqRel) {
+            looks = 0;
+        }
+        let done = match pack_next(&broker, packs) {
+            Ok(false) => merger.merge_next(&broker),
+            other => other,
+        };
+        let pause = match done {
             Ok(true) => {
                 looks = 0;
                 continue;
             }
             Ok(false) => LOOK_AGAIN,
             Err(error) => {
-                tracing::error!(%error, "cannot move messages out of the log; it will grow");
+                tracing::error!(%error, "cannot make a pack of messages; the disk will fill up");
                 PAUSE_AFTER_ERROR
             }
         };
+        let any = broker.combiner.with(|core| core.engine.packs().next().is_some());
         // Whoever gives the broker up must not wait for this thread's sleep.
         drop(broker);
         if looks < LOOKS || pause == PAUSE_AFTER_ERROR {
             looks += 1;
             thread::park_timeout(pause);
+        } else if any {
+            // They lose what they hold without anybody saying so.
+            thread::park_timeout(LOOK_AT_PACKS);
         } else {
             thread::park();
-            looks = 0;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The runtime with a real log, driven by threads as front doors would drive it.
 
+mod merging;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -45,6 +45,38 @@ pub(crate) struct Extent {
     pub(crate) mention: u64,
 }
 
+impl Extent {
+    /// The extent as several, of the same pack: one for each run of positions that are close to
+    /// each other. They share the bytes of the bodies by how many messages they have.
+    pub(crate) fn divided(
+        self,
+        runs: impl IntoIterator<Item = (Position, u64)>,
+    ) -> impl Iterator<Item = Extent> {
+        let Extent { pack, expires, body_bytes, mention, .. } = self;
+        let sets = PositionSet::of_runs(runs);
+        let all = sets.iter().map(PositionSet::len).sum::<u64>().max(1);
+        sets.into_iter().map(move |live| {
+            let share = u128::from(body_bytes) * u128::from(live.len()) / u128::from(all);
+            Extent { pack, expires, body_bytes: share as u64, mention, live }
+        })
+    }
+
+    /// Neighbours of one pack, which are taken out, as few extents as can be.
+    fn join(neighbours: &mut Vec<Extent>) -> Vec<Extent> {
+        let neighbours = std::mem::take(neighbours);
+        let Some(first) = neighbours.first() else { return Vec::new() };
+        let all = Extent {
+            pack: first.pack,
+            live: PositionSet::default(),
+            expires: neighbours.iter().map(|it| it.expires).min().unwrap_or(Time::NEVER),
+            body_bytes: neighbours.iter().map(|it| it.body_bytes).sum(),
+            mention: first.mention,
+        };
+        let runs = neighbours.iter().flat_map(|it| it.live.runs(Position(0)));
+        all.divided(runs).collect()
+    }
+}
+
 /// Messages that were only on disk and are gone.
 #[derive(Debug, Default)]
 pub(crate) struct Purged {
@@ -80,6 +112,34 @@ impl Cold {
     pub(crate) fn add(&mut self, extent: Extent) {
         let at = self.extents.partition_point(|each| each.live.first() < extent.live.first());
         self.extents.insert(at, extent);
+    }
+
+    /// The pack that holds a live message at this position.
+    pub(crate) fn pack_of(&self, position: Position) -> Option<PackId> {
+        let extent = &self.extents[self.find(position)?];
+        extent.live.contains(position).then_some(extent.pack)
+    }
+
+    /// What is in some packs is in another one from now on. Gives what is in that.
+    pub(crate) fn merge(
+        &mut self,
+        packs: &[PackId],
+        merged: PackId,
+    ) -> impl Iterator<Item = &Extent> {
+        if self.extents.iter().any(|extent| packs.contains(&extent.pack)) {
+            let mut neighbours = Vec::new();
+            for mut extent in std::mem::take(&mut self.extents) {
+                if packs.contains(&extent.pack) {
+                    extent.pack = merged;
+                    neighbours.push(extent);
+                } else {
+                    self.extents.extend(Extent::join(&mut neighbours));
+                    self.extents.push_back(extent);
+                }
+            }
+            self.extents.extend(Extent::join(&mut neighbours));
+        }
+        self.extents.iter().filter(move |extent| extent.pack == merged)
     }
 
     /// The highest position in a pack.

@@ -250,10 +250,12 @@ impl Engine {
             self.chunks.retain(content.slot, 1);
             cold.put(entry);
         }
-        // A pack that was given up meanwhile cannot be read either: nothing of it is missed.
+        // A pack that was given up meanwhile cannot be read either: nothing of it is missed, or
+        // another has it.
         let missing = load.positions().nth(messages.len()).filter(|_| *damaged);
         if let Some(next) = missing
             && cold.first() == Some(next)
+            && cold.pack_of(next) == Some(load.pack)
             && cold.pass(next)
         {
             lost = Some((next, cold.settle(next, 0)));
@@ -284,7 +286,7 @@ struct Found {
     body_bytes: u64,
 }
 
-fn definition_of(queue: QueueId, lane: usize, extent: &Extent) -> ExtentDefinition {
+pub(crate) fn definition_of(queue: QueueId, lane: usize, extent: &Extent) -> ExtentDefinition {
     ExtentDefinition {
         pack: extent.pack,
         queue,

@@ -3,6 +3,8 @@
 use leveret_model::{Lsn, PackId};
 use rustc_hash::FxHashMap;
 
+use crate::merging::PackUse;
+
 #[derive(Debug, Default)]
 pub(crate) struct Packs {
     held: FxHashMap<PackId, Held>,
@@ -78,6 +80,15 @@ impl Packs {
         }
     }
 
+    /// A pack's messages are in another one from now on; `false` if there is no such pack.
+    pub(crate) fn replace(&mut self, pack: PackId) -> bool {
+        let known = self.held.remove(&pack).is_some();
+        if known {
+            self.emptied.push(pack);
+        }
+        known
+    }
+
     /// Forgets a pack whose messages are elsewhere.
     pub(crate) fn forget(&mut self, pack: PackId) {
         self.held.remove(&pack);
@@ -98,6 +109,12 @@ impl Packs {
     #[cfg(test)]
     pub(crate) fn live(&self) -> std::collections::BTreeMap<PackId, u64> {
         self.held.iter().map(|(pack, held)| (*pack, held.live)).collect()
+    }
+
+    /// What is needed of each pack.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = PackUse> {
+        let uses = self.held.iter();
+        uses.map(|(&pack, held)| PackUse { pack, live: held.live, end: held.end })
     }
 
     /// The packs there are, and where the parts of the log ended that they were made of.

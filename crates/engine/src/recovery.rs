@@ -318,15 +318,14 @@ impl Engine {
         let cold = lanes[lane].cold.get_or_insert_default();
         // What was said of it before is out of date.
         cold.extents.retain(|known| known.pack != extent.pack || known.mention == mention);
-        for live in PositionSet::of_runs(extent.runs.iter().copied()) {
-            cold.add(Extent {
-                pack: extent.pack,
-                expires: extent.expires.unwrap_or(Time::NEVER),
-                body_bytes: extent.body_bytes,
-                mention,
-                live,
-            });
-        }
+        let all = Extent {
+            pack: extent.pack,
+            expires: extent.expires.unwrap_or(Time::NEVER),
+            body_bytes: extent.body_bytes,
+            mention,
+            live: PositionSet::default(),
+        };
+        all.divided(extent.runs.iter().copied()).for_each(|part| cold.add(part));
     }
 
     fn restore_binding(

@@ -48,7 +48,10 @@ impl PositionSet {
                     sets.extend(Self::of_near(&mut near));
                     continue;
                 }
-                near.push((first, fits));
+                match near.last_mut() {
+                    Some((last, count)) if *last + *count == first => *count += fits,
+                    _ => near.push((first, fits)),
+                }
                 (first, count) = (first + fits, count - fits);
             }
         }

@@ -20,6 +20,7 @@ use leveret_model::{Lsn, PackId};
 use crate::error::fatal;
 use crate::pack::Packs;
 use crate::pins::Retired;
+use crate::recovery::Recovered;
 use crate::segment::{self, Sealed};
 use crate::space::{self, Space};
 
@@ -41,6 +42,8 @@ pub(crate) struct Spares {
     space: Arc<Space>,
     ready: Mutex<Vec<PathBuf>>,
     next_name: AtomicU64,
+    /// Where the oldest segment begins that a restart would find.
+    oldest: AtomicU64,
 }
 
 /// How much time there is to prepare a spare.
@@ -65,13 +68,14 @@ pub(crate) enum Job {
 }
 
 impl Spares {
-    /// `found` are the spare files of the directory; those above the limit are removed.
+    /// Takes the spare files over that a restart has found; those above the limit are removed.
     pub(crate) fn new(
         wal: &Path,
         segment_bytes: u64,
         space: Arc<Space>,
-        mut found: Vec<PathBuf>,
+        recovered: &mut Recovered,
     ) -> io::Result<Self> {
+        let mut found = std::mem::take(&mut recovered.spares);
         let names = found.iter().filter_map(|path| spare_number(path));
         let next_name = AtomicU64::new(names.max().map_or(0, |highest| highest.wrapping_add(1)));
         for path in found.drain(SPARES_MAX.min(found.len())..) {
@@ -79,7 +83,14 @@ impl Spares {
         }
         let file_bytes = segment_bytes + segment::HEADER_BYTES as u64;
         let (wal, ready) = (wal.to_owned(), Mutex::new(found));
-        Ok(Spares { wal, file_bytes, space, ready, next_name })
+        let oldest = recovered.segments.first().copied().unwrap_or(recovered.end);
+        let oldest = AtomicU64::new(oldest.0);
+        Ok(Spares { wal, file_bytes, space, ready, next_name, oldest })
+    }
+
+    /// No restart finds anything of the log before this address.
+    pub(crate) fn oldest(&self) -> Lsn {
+        Lsn(self.oldest.load(Ordering::Acquire))
     }
 
     /// A file to make a segment of, and its present name. Takes a prepared one, or makes one now,
@@ -167,6 +178,7 @@ impl Spares {
             Some(pack) => self.become_pack(packs, segment, pack),
             None => self.recycle(segment.first),
         }
+        self.oldest.store(segment.end.0, Ordering::Release);
     }
 
     /// Makes a segment the data file of a pack, without what was only reserved.

@@ -57,5 +57,5 @@ mod writer;
 pub use error::{OpenError, ReplayError};
 pub use lock::Hold;
 pub use log::{Log, LogOptions, OnDurable, Replay, Slot};
-pub use pack::{Loaded, PackError, Packs, Wanted};
+pub use pack::{Loaded, PackError, PackSize, Packs, Wanted};
 pub use segment::Sealed;

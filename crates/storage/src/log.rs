@@ -61,6 +61,7 @@ impl Default for LogOptions {
 pub struct Log {
     shared: Arc<Shared>,
     packs: Packs,
+    spares: Arc<Spares>,
     threads: Option<(JoinHandle<()>, JoinHandle<()>)>,
     _lock: DirectoryLock,
 }
@@ -125,9 +126,8 @@ impl Log {
         sync_directory(directory).map_err(OpenError::io("sync", directory))?;
         let mut recovered = recovery::recover(&wal, replay)?;
 
-        let found = std::mem::take(&mut recovered.spares);
         let space = Arc::new(Space::default());
-        let spares = Spares::new(&wal, options.segment_bytes, Arc::clone(&space), found);
+        let spares = Spares::new(&wal, options.segment_bytes, Arc::clone(&space), &mut recovered);
         let spares = Arc::new(spares.map_err(OpenError::io("tidy", &wal))?);
         let (keeper, jobs) = mpsc::channel();
         let _ = keeper.send(Job::Prepare);
@@ -136,7 +136,7 @@ impl Log {
         let keep = thread::Builder::new().name("log-keeper".to_owned());
         let keep = keep
             .spawn({
-                let packs = packs.clone();
+                let (spares, packs) = (Arc::clone(&spares), packs.clone());
                 move || files::keep(&spares, &packs, &jobs)
             })
             .map_err(OpenError::io("start the keeper thread of", &wal))?;
@@ -145,7 +145,7 @@ impl Log {
         let commit = commit
             .spawn(move || thread.run(&options))
             .map_err(OpenError::io("start the commit thread of", &wal))?;
-        Ok(Log { shared, packs, threads: Some((commit, keep)), _lock: lock })
+        Ok(Log { shared, packs, spares, threads: Some((commit, keep)), _lock: lock })
     }
 
     /// Takes the right to append.
@@ -221,6 +221,12 @@ impl Log {
             tracing::warn!(segment = %segment.first, "no such log segment to retire");
         }
         state.let_go(self.durable());
+    }
+
+    /// Where the oldest segment begins that a restart would find: nothing before it is replayed.
+    #[must_use]
+    pub fn oldest(&self) -> Lsn {
+        self.spares.oldest()
     }
 
     /// Deletes packs once everything appended so far is durable ([`Packs::remove`]).

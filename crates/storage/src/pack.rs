@@ -70,6 +70,15 @@ struct Inner {
     cache: Mutex<Cache>,
 }
 
+/// How large a pack is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackSize {
+    /// Messages in it; one of several queues counts for each.
+    pub messages: u64,
+    /// What its data file takes, in bytes.
+    pub bytes: u64,
+}
+
 /// A message in a data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -162,6 +171,15 @@ impl Packs {
             sources.push((Source::Pack(pack), entries));
         }
         self.write(copy::plan(sources)?)
+    }
+
+    /// How much a pack takes and holds, whatever of it is still needed.
+    ///
+    /// # Errors
+    /// [`PackError`] if its index cannot be read.
+    pub fn size(&self, pack: PackId) -> Result<PackSize, PackError> {
+        let index = index::Index::open(&self.index_path(pack), pack)?;
+        Ok(PackSize { messages: index.len(), bytes: index.header.data_bytes })
     }
 
     /// Reads messages of a queue, in the order of `runs` (a first position and how many), until

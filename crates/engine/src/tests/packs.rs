@@ -1,6 +1,6 @@
 //! Packs in memory, for the tests of the engine: what was live of a part of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use leveret_model::{Chunk, Lsn, Message, PackId, Position, QueueId};
@@ -75,6 +75,33 @@ impl World {
         self.pins.retain(|pin| !part.contains(pin));
         if used {
             self.packs.insert(pack, Pack { end: part.end, messages });
+        }
+        used
+    }
+
+    /// Has a pack of what was live of others take their place.
+    pub(super) fn merge(
+        &mut self,
+        merged: PackId,
+        packs: &[PackId],
+        live: &BTreeSet<(QueueId, Position)>,
+    ) -> bool {
+        let old: Vec<Pack> =
+            packs.iter().filter_map(|pack| self.packs.get(pack).cloned()).collect();
+        let mut messages: BTreeMap<_, _> = old.into_iter().flat_map(|it| it.messages).collect();
+        messages.retain(|target, _| live.contains(target));
+        let mut effects = Effects::default();
+        let used = self.engine.merge(merged, packs, &mut effects);
+        assert!(effects.outbound.is_empty() && effects.loads.is_empty());
+        for pack in &effects.emptied {
+            assert!(packs.contains(pack) && self.packs.remove(pack).is_some());
+        }
+        assert_eq!(Records::new(&effects.log).count(), effects.records as usize);
+        let address = self.end;
+        self.end = address.advance(effects.log.len() as u64 + 16);
+        self.log.push((address, effects.log));
+        if used {
+            self.packs.insert(merged, Pack { end: Lsn(0), messages });
         }
         used
     }

@@ -119,6 +119,8 @@ impl Pair {
             Step::Survey(all) => self.survey(*all),
             Step::Adopt => self.adopt(),
             Step::Retire => self.retire(),
+            Step::SurveyPacks => self.survey_packs(),
+            Step::Merge => self.merge(),
             Step::Answer(at, most) => {
                 if let Some(last) = self.world.loads.len().checked_sub(1) {
                     self.answer((*at).min(last), *most);

@@ -73,6 +73,19 @@ impl PackError {
         matches!(self, PackError::Io { source, .. } if space::is_full(source))
     }
 
+    /// Whether the same may succeed later: the operating system refused, and not because a file is
+    /// not there.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, PackError::Io { .. }) && !self.is_gone()
+    }
+
+    /// Whether a file is not there. It may have gone a moment ago, with its last message.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, PackError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// For `map_err`: what was tried on which file.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PackError {
         move |source| PackError::Io { action, path: path.to_owned(), source }

@@ -192,6 +192,11 @@ impl Index {
         Ok(Index { header, file, path: path.to_owned(), directory })
     }
 
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u64 {
+        self.directory.iter().map(|section| u64::from(section.count)).sum()
+    }
+
     /// What the directory takes in memory, in bytes.
     pub(super) fn directory_bytes(&self) -> usize {
         self.directory.capacity() * size_of::<Section>()

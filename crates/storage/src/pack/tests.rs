@@ -100,6 +100,8 @@ fn packs_are_merged_queue_by_queue() {
         (adopted, wanted([(1, &[2, 18]), (2, &[3])])),
     ]);
     let merged = merged.unwrap();
+    let bytes = fs::metadata(packs.data_path(merged)).unwrap().len();
+    assert_eq!(packs.size(merged).unwrap(), PackSize { messages: 6, bytes });
     packs.remove(&[adopted, rewritten, PackId(77)]);
     assert_eq!(files_in(directory.path(), "pack", "").len(), 2);
     assert_eq!(own(&packs, merged, 1, &[(2, 1), (18, 1), (20, 2)]), [2, 18, 20, 21]);

@@ -85,6 +85,9 @@ pub(super) enum Step {
     Adopt,
     /// The oldest adopted part leaves the log.
     Retire,
+    /// What is live of the packs that have left the log is to be merged.
+    SurveyPacks,
+    Merge,
     /// One of the outstanding loads is answered, with so many messages at the most.
     Answer(usize, usize),
 }
@@ -271,7 +274,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Crash),
         4 => any::<bool>().prop_map(Step::Survey),
         5 => Just(Step::Adopt),
-        2 => Just(Step::Retire),
+        3 => Just(Step::Retire),
+        2 => Just(Step::SurveyPacks),
+        2 => Just(Step::Merge),
         8 => (0..8_usize, select(&[1, 2, 1_000][..])).prop_map(|(at, most)| Step::Answer(at, most)),
     ]
 }

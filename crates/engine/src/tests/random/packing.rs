@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use leveret_model::{Lsn, PackId, Position, QueueId, SessionId};
+use leveret_model::{Lsn, PackId, Position, PositionSet, QueueId, SessionId};
 use leveret_record::{ExtentDefinition, Record, Records};
 
 use super::super::plain::Disk;
@@ -13,7 +13,7 @@ use super::super::world::World;
 use super::asks::{Ask, QUEUES};
 use super::{Asked, Pair, SESSIONS, heard, take_down};
 use crate::chunks::Home;
-use crate::{Engine, Survey};
+use crate::{Engine, PackUse, Survey};
 
 type Positions = BTreeSet<(QueueId, Position)>;
 
@@ -29,6 +29,8 @@ pub(super) struct Packing {
     /// Where the log begins.
     pub(super) base: Lsn,
     last: u64,
+    /// Packs that were looked at, to be merged, and what was live.
+    to_merge: Option<(Vec<PackId>, Positions)>,
 }
 
 impl Pair {
@@ -41,7 +43,7 @@ impl Pair {
         let Some(end) = end.filter(|end| *end > from) else { return };
         let part = from..end;
         let survey = world.engine.survey(&part);
-        let found: Positions = positions_of(&survey);
+        let found: Positions = positions_of(&survey.live);
         let written = world.written(&part);
         let mut live = self.live();
         live.retain(|target| written.contains_key(target));
@@ -76,10 +78,44 @@ impl Pair {
         }
     }
 
+    /// All packs are to be merged that no restart finds in the log.
+    pub(super) fn survey_packs(&mut self) {
+        let engine = &self.world.engine;
+        let uses: Vec<PackUse> = engine.pack_uses().collect();
+        let held = held(engine);
+        for PackUse { pack, live, end } in &uses {
+            assert_eq!((*live, *end), (held[pack].len() as u64, self.world.packs[pack].end));
+        }
+        let mut packs: Vec<PackId> =
+            uses.iter().filter(|it| it.end <= self.packing.base).map(|it| it.pack).collect();
+        packs.sort_unstable();
+        let surveyed = engine.survey_packs(&packs);
+        let found: Vec<PackId> = surveyed.iter().map(|(pack, _)| *pack).collect();
+        assert_eq!(found, packs);
+        let mut live = Positions::new();
+        for (pack, wanted) in surveyed {
+            let mut own = positions_of(&wanted);
+            assert_eq!(own, held[&pack], "what is live of {pack:?}");
+            live.append(&mut own);
+        }
+        self.packing.to_merge = Some((packs, live));
+    }
+
+    pub(super) fn merge(&mut self) {
+        let Some((packs, live)) = self.packing.to_merge.take() else { return };
+        let known = self.world.packs.clone();
+        let any = packs.iter().any(|pack| known.contains_key(pack));
+        self.packing.last += 1;
+        let merged = PackId(self.packing.last);
+        assert_eq!(self.world.merge(merged, &packs, &live), any, "merged if something is live");
+        self.check_packs();
+        assert_eq!(heard::contents(&self.world), self.plain.contents(), "merging changes nothing");
+    }
+
     /// After a crash, what is not retired is not adopted either.
     pub(super) fn forget_adopted(&mut self) {
         let base = self.packing.base;
-        self.packing.surveyed = None;
+        (self.packing.surveyed, self.packing.to_merge) = (None, None);
         self.packing.ends.clear();
         self.packing.adopted = base;
     }
@@ -253,9 +289,9 @@ fn held(engine: &Engine) -> BTreeMap<PackId, Positions> {
     held
 }
 
-fn positions_of(survey: &Survey) -> Positions {
+fn positions_of(live: &BTreeMap<QueueId, Vec<PositionSet>>) -> Positions {
     let mut found = Positions::new();
-    for (queue, sets) in &survey.live {
+    for (queue, sets) in live {
         for (first, count) in sets.iter().flat_map(|set| set.runs(Position(0))) {
             for at in first.0..first.0 + count {
                 assert!(found.insert((*queue, Position(at))), "each is found once");
