@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Spread over N queues
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     queues: u64,
+    /// Each producer publishes to all queues in turn, instead of to one of them
+    #[arg(long, conflicts_with = "fanout")]
+    in_turn: bool,
     /// Declare the queues durable
     #[arg(long)]
     queue_durable: bool,

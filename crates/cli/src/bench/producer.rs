@@ -1,4 +1,4 @@
-//! One producer: a connection that publishes the same message again and again.
+//! One producer: a connection that publishes the same messages again and again.
 
 use super::Args;
 use super::histogram::Histogram;
@@ -28,7 +28,8 @@ const LAST_WRITE_LIMIT: Duration = Duration::from_secs(20);
 /// What one producer does.
 pub(crate) struct Order {
     pub(crate) exchange: ShortString,
-    pub(crate) routing_key: ShortString,
+    /// Messages have them in turn.
+    pub(crate) routing_keys: Vec<ShortString>,
     /// How many messages; `u64::MAX` for no limit.
     pub(crate) count: u64,
     /// Messages a second; 0 for no limit.
@@ -38,12 +39,16 @@ pub(crate) struct Order {
 struct Producer {
     client: Client,
     shared: Arc<Shared>,
-    /// The encoded publish as often as fits a write; only the times in the bodies change.
+    /// The encoded publishes, one for each routing key and each as often as fits a write; only
+    /// the times in the bodies change.
     batch: Vec<u8>,
-    /// How long one is, where in it the time belongs, and how many there are.
-    one: usize,
-    time_at: Option<usize>,
-    per_write: u64,
+    /// Where each begins, and the last one ends.
+    starts: Vec<usize>,
+    /// How far before its end the time belongs.
+    time_before: Option<usize>,
+    /// Which one is next.
+    next: usize,
+    batch_bytes: usize,
     /// The part of `batch` that is not written yet.
     unsent: Range<usize>,
     sent: u64,
@@ -90,15 +95,23 @@ impl Producer {
         if confirms {
             client.call(ConfirmSelect::default(), ConfirmSelectOk::ID).await?;
         }
-        let (one, body_at) = encode(args, order, client.frame_max);
-        let per_write = (args.batch_bytes / one.len()).max(1);
+        let (mut batch, mut starts, mut after_time) = (Vec::new(), vec![0], 0);
+        while batch.is_empty() || batch.len() + batch.len() / starts.len() <= args.batch_bytes {
+            for routing_key in &order.routing_keys {
+                let start = batch.len();
+                let body_at = encode(args, order, routing_key, client.frame_max, &mut batch);
+                after_time = batch.len() - start - body_at;
+                starts.push(batch.len());
+            }
+        }
         Ok(Producer {
             client,
             shared,
-            batch: one.repeat(per_write),
-            one: one.len(),
-            time_at: (args.size >= size_of::<u64>()).then_some(body_at),
-            per_write: per_write as u64,
+            batch,
+            starts,
+            time_before: (args.size >= size_of::<u64>()).then_some(after_time),
+            next: 0,
+            batch_bytes: args.batch_bytes,
             unsent: 0..0,
             sent: 0,
             count: order.count,
@@ -128,7 +141,10 @@ impl Producer {
     /// Makes the next write ready, as far as window, schedule and count allow. Whether there is
     /// anything left to do.
     fn refill(&mut self) -> bool {
-        let mut more = self.per_write.min(self.count - self.sent);
+        let (all, start) = (self.starts.len() - 1, self.starts[self.next]);
+        let fitting =
+            self.starts[self.next + 1..].partition_point(|it| it - start <= self.batch_bytes);
+        let mut more = (fitting.max(1) as u64).min(self.count - self.sent);
         if let Some(window) = &self.window {
             more = more.min(window.room());
         }
@@ -143,8 +159,8 @@ impl Producer {
                 Some(pace) => pace.start + ((self.sent + i) as f64 * pace.gap) as u64,
                 None => time,
             };
-            if let Some(time_at) = self.time_at {
-                let place = i as usize * self.one + time_at;
+            if let Some(time_before) = self.time_before {
+                let place = self.starts[self.next + i as usize + 1] - time_before;
                 self.batch[place..place + size_of::<u64>()].copy_from_slice(&at.to_be_bytes());
             }
             if let Some(window) = &mut self.window {
@@ -153,7 +169,9 @@ impl Producer {
         }
         self.sent += more;
         self.shared.published.fetch_add(more, Relaxed);
-        self.unsent = 0..more as usize * self.one;
+        let next = self.next + more as usize;
+        self.unsent = start..self.starts[next];
+        self.next = next % all;
         let settled = self.window.as_ref().is_none_or(Window::is_empty);
         more > 0 || self.sent < self.count || !settled
     }
@@ -218,19 +236,25 @@ impl Producer {
     }
 }
 
-/// One whole publish, and where its body begins.
-fn encode(args: &Args, order: &Order, frame_max: u32) -> (Vec<u8>, usize) {
+/// Adds one whole publish. Returns where in it its body begins.
+fn encode(
+    args: &Args,
+    order: &Order,
+    routing_key: &ShortString,
+    frame_max: u32,
+    batch: &mut Vec<u8>,
+) -> usize {
     let mut envelope = Vec::new();
-    write_envelope(&mut envelope, &order.exchange, &order.routing_key);
+    write_envelope(&mut envelope, &order.exchange, routing_key);
     let mut properties = Vec::new();
     let delivery_mode = args.persistent.then_some(PERSISTENT);
     Properties { delivery_mode, ..Properties::default() }.encode(&mut properties);
-    let mut one = Vec::new();
-    write_publish(&mut one, CHANNEL, &envelope, false);
-    let header_at = one.len();
-    write_content(&mut one, CHANNEL, &properties, &[], frame_max);
-    let body_at = one.len() + frame::FRAME_HEAD;
-    one.truncate(header_at);
-    write_content(&mut one, CHANNEL, &properties, &vec![b'x'; args.size], frame_max);
-    (one, body_at)
+    let start = batch.len();
+    write_publish(batch, CHANNEL, &envelope, false);
+    let header_at = batch.len();
+    write_content(batch, CHANNEL, &properties, &[], frame_max);
+    let body_at = batch.len() + frame::FRAME_HEAD - start;
+    batch.truncate(header_at);
+    write_content(batch, CHANNEL, &properties, &vec![b'x'; args.size], frame_max);
+    body_at
 }

@@ -79,9 +79,12 @@ type Task = TaskHandle<Result<Histogram, ClientError>>;
 fn start_producer(args: &Arc<Args>, index: u64, shared: &Arc<Shared>) -> Result<Task, ClientError> {
     let order = Order {
         exchange: if args.fanout { topology::exchange() } else { ShortString::default() },
-        routing_key: match args.fanout {
-            true => ShortString::default(),
-            false => args.queue_name(index % args.queues)?,
+        routing_keys: match (args.fanout, args.in_turn) {
+            (true, _) => vec![ShortString::default()],
+            (_, true) => {
+                (0..args.queues).map(|it| args.queue_name(it)).collect::<Result<_, _>>()?
+            }
+            (_, false) => vec![args.queue_name(index % args.queues)?],
         },
         count: share(args.count, index, args.producers),
         rate: args.rate / args.producers as f64,
