@@ -91,14 +91,3 @@ impl OpenError {
         move |source| OpenError::Io { action, path: path.to_owned(), source }
     }
 }
-
-/// Ends the process: after a failed write or sync nobody knows what the disk holds, and the kernel
-/// has forgotten which pages were not written, so that trying again would succeed and prove
-/// nothing. A restart reads what is really there.
-pub(crate) fn fatal(action: &str, path: &Path, error: &io::Error) -> ! {
-    tracing::error!(file = %path.display(), %error, "cannot {action}: the broker stops here");
-    if error.kind() == io::ErrorKind::StorageFull {
-        tracing::error!(file = %path.display(), "the disk is full: make room, then start again");
-    }
-    std::process::abort()
-}

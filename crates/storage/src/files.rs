@@ -6,9 +6,7 @@
 //! segments that are done with become spares. A file gets the name of a segment only when its
 //! header is durable.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,7 +15,7 @@ use std::time::Duration;
 
 use leveret_model::{Lsn, PackId};
 
-use crate::error::fatal;
+use crate::disk::{Disk, DiskFile};
 use crate::pack::Packs;
 use crate::pins::Retired;
 use crate::recovery::Recovered;
@@ -37,6 +35,7 @@ const PREPARE_AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else 
 /// The spare files of a `wal` directory, shared by the commit thread and the keeper.
 #[derive(Debug)]
 pub(crate) struct Spares {
+    disk: Arc<dyn Disk>,
     wal: PathBuf,
     file_bytes: u64,
     space: Arc<Space>,
@@ -70,6 +69,7 @@ pub(crate) enum Job {
 impl Spares {
     /// Takes the spare files over that a restart has found; those above the limit are removed.
     pub(crate) fn new(
+        disk: Arc<dyn Disk>,
         wal: &Path,
         segment_bytes: u64,
         space: Arc<Space>,
@@ -79,13 +79,13 @@ impl Spares {
         let names = found.iter().filter_map(|path| spare_number(path));
         let next_name = AtomicU64::new(names.max().map_or(0, |highest| highest.wrapping_add(1)));
         for path in found.drain(SPARES_MAX.min(found.len())..) {
-            fs::remove_file(path)?;
+            disk.remove(&path)?;
         }
         let file_bytes = segment_bytes + segment::HEADER_BYTES as u64;
         let (wal, ready) = (wal.to_owned(), Mutex::new(found));
         let oldest = recovered.segments.first().copied().unwrap_or(recovered.end);
         let oldest = AtomicU64::new(oldest.0);
-        Ok(Spares { wal, file_bytes, space, ready, next_name, oldest })
+        Ok(Spares { disk, wal, file_bytes, space, ready, next_name, oldest })
     }
 
     /// No restart finds anything of the log before this address.
@@ -95,22 +95,25 @@ impl Spares {
 
     /// A file to make a segment of, and its present name. Takes a prepared one, or makes one now,
     /// with its space allocated but not written.
-    pub(crate) fn take(&self) -> io::Result<(File, PathBuf)> {
+    pub(crate) fn take(&self) -> io::Result<(Arc<dyn DiskFile>, PathBuf)> {
         if let Some(path) = self.lock().pop() {
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            return Ok((file, path));
+            return Ok((self.disk.open(&path)?, path));
         }
         let path = self.new_name("free");
-        let file = File::create_new(&path)?;
-        if let Err(error) = self.space.reserve(&file, self.file_bytes) {
-            let _ = fs::remove_file(&path);
+        let file = self.disk.create(&path)?;
+        if let Err(error) = self.space.reserve(&*file, self.file_bytes) {
+            let _ = self.disk.remove(&path);
             return Err(error);
         }
         Ok((file, path))
     }
 
     fn is_full(&self) -> bool {
-        self.lock().len() >= SPARES_MAX
+        self.count() >= SPARES_MAX
+    }
+
+    fn count(&self) -> usize {
+        self.lock().len()
     }
 
     /// Makes a spare, under a name that a restart throws away until it is done.
@@ -118,19 +121,19 @@ impl Spares {
         let unfinished = self.new_name("tmp");
         let result = self.make(&unfinished, haste);
         if result.is_err() {
-            let _ = fs::remove_file(&unfinished);
+            let _ = self.disk.remove(&unfinished);
             return result;
         }
         let path = unfinished.with_extension("free");
-        fs::rename(&unfinished, &path)?;
+        self.disk.rename(&unfinished, &path)?;
         self.lock().push(path);
         Ok(())
     }
 
     fn make(&self, path: &Path, haste: Haste) -> io::Result<()> {
-        let file = File::create_new(path)?;
+        let file = self.disk.create(path)?;
         // Fails at once where there is no room, and not after having taken all that is left.
-        self.space.reserve(&file, self.file_bytes)?;
+        self.space.reserve(&*file, self.file_bytes)?;
         if haste == Haste::Busy {
             return Ok(());
         }
@@ -185,27 +188,33 @@ impl Spares {
     fn become_pack(&self, packs: &Packs, segment: Sealed, pack: PackId) {
         let path = segment::path(&self.wal, segment.first);
         let rename = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).open(&path)?;
+            let file = self.disk.open(&path)?;
             file.set_len(segment.file_bytes())?;
             file.sync_all()?;
-            fs::rename(&path, packs.data_path(pack))?;
-            sync_directory(packs.directory())?;
-            sync_directory(&self.wal)
+            self.disk.rename(&path, &packs.data_path(pack))?;
+            self.disk.sync_directory(packs.directory())?;
+            self.disk.sync_directory(&self.wal)
         };
-        rename().unwrap_or_else(|error| fatal("make a pack of log segment", &path, &error));
+        let fatal = |error| self.disk.fatal("make a pack of log segment", &path, &error);
+        rename().unwrap_or_else(fatal);
     }
 
     /// Makes a segment a spare, or removes it.
     fn recycle(&self, first: Lsn) {
         let path = segment::path(&self.wal, first);
         let result = if self.is_full() {
-            fs::remove_file(&path)
+            self.disk.remove(&path).map(|()| None)
         } else {
             let spare = self.new_name("free");
-            fs::rename(&path, &spare).map(|()| self.lock().push(spare))
+            self.disk.rename(&path, &spare).map(|()| Some(spare))
         };
-        let result = result.and_then(|()| sync_directory(&self.wal));
-        result.unwrap_or_else(|error| fatal("recycle log segment", &path, &error));
+        let result = result.and_then(|spare| {
+            self.disk.sync_directory(&self.wal)?;
+            Ok(spare)
+        });
+        let fatal = |error| self.disk.fatal("recycle log segment", &path, &error);
+        // Only now: whoever writes to it before that may write to a segment of the log.
+        self.lock().extend(result.unwrap_or_else(fatal));
     }
 
     fn new_name(&self, extension: &str) -> PathBuf {
@@ -218,39 +227,101 @@ impl Spares {
     }
 }
 
-/// The keeper thread: does its jobs until the commit thread is gone.
-pub(crate) fn keep(spares: &Spares, packs: &Packs, jobs: &Receiver<Job>) {
-    // On Linux this is the niceness of the calling thread alone.
-    if let Err(error) = rustix::process::nice(KEEPER_NICENESS) {
-        tracing::debug!(%error, "the log's keeper runs at normal priority");
-    }
-    let (mut filled, mut warned) = (true, false);
-    // At the start there is nothing yet that writing zeros could disturb.
-    let mut haste = Haste::Idle;
-    loop {
-        let job = match filled {
-            true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => jobs.recv_timeout(PREPARE_AGAIN),
-        };
-        match job {
-            Ok(Job::Retire(segments)) => {
-                segments.into_iter().for_each(|retired| spares.retire(packs, retired));
-            }
-            Ok(Job::Remove(removed)) => packs.remove(&removed),
-            Ok(Job::Prepare) => {}
-            Err(RecvTimeoutError::Timeout) => haste = Haste::Idle,
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        filled = spares.fill(haste, &mut warned);
-        haste = Haste::Busy;
-    }
+/// Does what the commit thread asks for, and sees to it that there are spares.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    spares: Arc<Spares>,
+    packs: Packs,
+    jobs: Receiver<Job>,
+    haste: Haste,
+    /// There are as many spares as there should be.
+    filled: bool,
+    warned: bool,
 }
 
-/// Makes creations, renames and removals in a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+impl Keeper {
+    pub(crate) fn new(spares: Arc<Spares>, packs: Packs, jobs: Receiver<Job>) -> Self {
+        // At the start there is nothing yet that writing zeros could disturb.
+        Keeper { spares, packs, jobs, haste: Haste::Idle, filled: true, warned: false }
+    }
+
+    /// The keeper thread: does its jobs until the commit thread is gone.
+    pub(crate) fn run(mut self) {
+        // On Linux this is the niceness of the calling thread alone.
+        if let Err(error) = rustix::process::nice(KEEPER_NICENESS) {
+            tracing::debug!(%error, "the log's keeper runs at normal priority");
+        }
+        loop {
+            let job = match self.filled {
+                true => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => self.jobs.recv_timeout(PREPARE_AGAIN),
+            };
+            match job {
+                Ok(job) => self.work(Some(job)),
+                Err(RecvTimeoutError::Timeout) => self.work(None),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Does a job that waits, or else prepares spares. False if there was nothing to do, or no room
+    /// to do it.
+    pub(crate) fn step(&mut self) -> bool {
+        let job = self.jobs.try_recv().ok();
+        let before = (job.is_some(), self.spares.count());
+        if job.is_some() || !self.filled {
+            self.work(job);
+        }
+        before != (false, self.spares.count())
+    }
+
+    /// Does a job; none if there was none for a while.
+    fn work(&mut self, job: Option<Job>) {
+        match job {
+            Some(Job::Retire(segments)) => {
+                segments.into_iter().for_each(|retired| self.spares.retire(&self.packs, retired));
+            }
+            Some(Job::Remove(removed)) => self.packs.remove(&removed),
+            Some(Job::Prepare) => {}
+            None => self.haste = Haste::Idle,
+        }
+        self.filled = self.spares.fill(self.haste, &mut self.warned);
+        self.haste = Haste::Busy;
+    }
 }
 
 fn spare_number(path: &Path) -> Option<u64> {
     path.file_stem()?.to_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::simulated::SimulatedDisk;
+
+    /// Its old name might come back with what was written to it since.
+    #[test]
+    fn a_segment_is_a_spare_when_its_name_is_durable() {
+        let (disk, wal) = (SimulatedDisk::new(1), Path::new("/wal"));
+        disk.create_directory(wal).unwrap();
+        disk.create(&segment::path(wal, Lsn(0))).unwrap();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let space = Arc::new(Space::new(Arc::clone(&shared), true));
+        let mut recovered = Recovered {
+            node: [0; 16],
+            epoch: 0,
+            end: Lsn(0),
+            prev_crc: 0,
+            segments: Vec::new(),
+            spares: Vec::new(),
+        };
+        let spares = Spares::new(shared, wal, 4096, space, &mut recovered).unwrap();
+        // The first call is the rename, the second the sync.
+        disk.stop_after(Some(2));
+        assert!(catch_unwind(AssertUnwindSafe(|| spares.recycle(Lsn(0)))).is_err());
+        assert!(disk.files()[0].0.ends_with("00000000.free"));
+        assert_eq!(spares.count(), 0);
+    }
 }

@@ -34,10 +34,12 @@
 //! - `frame`, `segment`: the bytes; `files`: spare, recycled and retired segment files
 //! - `space`: room on the disk, and waiting for it
 //! - `recovery`: what a restart finds, what it mends, what it refuses; `scan`: reading segments
+//! - `disk`: the file system below all this; `simulated`: one that loses, tears and fails
 //! - `salvage`: reading what is damaged, as far as it can be read
 //! - `pack`: making, reading and removing packs, which takes a look into records
 
 mod commit;
+mod disk;
 mod error;
 mod files;
 mod frame;
@@ -49,13 +51,16 @@ mod recovery;
 pub mod salvage;
 mod scan;
 mod segment;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
 mod space;
 #[cfg(test)]
 mod testing;
 mod writer;
 
+pub use disk::{Disk, DiskFile, Guard, RealDisk};
 pub use error::{OpenError, ReplayError};
 pub use lock::Hold;
-pub use log::{Log, LogOptions, OnDurable, Replay, Slot};
+pub use log::{Log, LogOptions, OnDurable, Replay, Slot, Stepper};
 pub use pack::{Loaded, PackError, PackSize, Packs, Wanted};
 pub use segment::Sealed;

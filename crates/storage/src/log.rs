@@ -1,30 +1,30 @@
-//! The log's handle and its commit thread.
+//! The log's handle, and what it shares with those who write.
+//!
+//! - `threads`: the threads of a log; `stepper`: what does their work where there are none
 
-use std::fs;
+mod stepper;
+mod threads;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use leveret_model::{Lsn, PackId};
 
 use crate::commit::{Commit, SealedFrame};
+use crate::disk::{Disk, Guard, RealDisk};
 use crate::error::{OpenError, ReplayError};
-use crate::files::{self, Job, Spares, sync_directory};
-use crate::lock::DirectoryLock;
+use crate::files::{Job, Keeper, Spares};
 use crate::pack::Packs;
 use crate::pins::Pins;
 use crate::recovery::{self, Recovered};
 use crate::segment::Sealed;
 use crate::space::Space;
 use crate::writer::{NoRoom, Writer};
-
-/// So much in the open frame is worth a sync at once, whatever the pacing.
-const PACED_BYTES_MAX: usize = 256 * 1024;
-/// Just above the lowest real-time priority: enough to run before everything ordinary.
-const REALTIME_PRIORITY: u8 = 10;
+pub use stepper::Stepper;
 
 /// Is given the records of each frame and the address of the first of them.
 pub type Replay<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), ReplayError> + 'a;
@@ -63,7 +63,7 @@ pub struct Log {
     packs: Packs,
     spares: Arc<Spares>,
     threads: Option<(JoinHandle<()>, JoinHandle<()>)>,
-    _lock: DirectoryLock,
+    _lock: Guard,
 }
 
 /// The right to append, until dropped. While it exists the addresses it tells are certain, and the
@@ -118,34 +118,63 @@ impl Log {
         replay: &mut Replay<'_>,
         on_durable: OnDurable,
     ) -> Result<Log, OpenError> {
-        let wal = directory.join("wal");
-        fs::create_dir_all(directory).map_err(OpenError::io("create", directory))?;
-        let lock = DirectoryLock::take(directory)?;
-        fs::create_dir_all(&wal).map_err(OpenError::io("create", &wal))?;
-        let packs = Packs::open(directory)?;
-        sync_directory(directory).map_err(OpenError::io("sync", directory))?;
-        let mut recovered = recovery::recover(&wal, replay)?;
+        let (mut log, committer, keeper) =
+            Log::recover(Arc::new(RealDisk), directory, &options, false, replay, on_durable)?;
+        let started = threads::start(committer, keeper, options);
+        log.threads = Some(started.map_err(OpenError::io("start the threads of", directory))?);
+        Ok(log)
+    }
 
-        let space = Arc::new(Space::default());
-        let spares = Spares::new(&wal, options.segment_bytes, Arc::clone(&space), &mut recovered);
+    /// The same without threads, for simulations: nothing is written before the stepper is told to.
+    /// Dropping the log waits for nothing then.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    #[expect(clippy::needless_pass_by_value, reason = "as Log::open")]
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: LogOptions,
+        replay: &mut Replay<'_>,
+        on_durable: OnDurable,
+    ) -> Result<(Log, Stepper), OpenError> {
+        let (log, committer, keeper) =
+            Log::recover(disk, directory, &options, true, replay, on_durable)?;
+        Ok((log, Stepper::new(committer, keeper)))
+    }
+
+    fn recover(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: &LogOptions,
+        stepped: bool,
+        replay: &mut Replay<'_>,
+        on_durable: OnDurable,
+    ) -> Result<(Log, Committer, Keeper), OpenError> {
+        let wal = directory.join("wal");
+        disk.create_directory(directory).map_err(OpenError::io("create", directory))?;
+        let lock = disk.lock(directory)?;
+        disk.create_directory(&wal).map_err(OpenError::io("create", &wal))?;
+        if let Some(parent) = directory.parent().filter(|it| !it.as_os_str().is_empty()) {
+            // A new directory has its name there. Who may not read the parent has to do without.
+            let _ = disk.sync_directory(parent);
+        }
+        let packs = Packs::open(Arc::clone(&disk), directory)?;
+        disk.sync_directory(directory).map_err(OpenError::io("sync", directory))?;
+        let mut recovered = recovery::recover(&*disk, &wal, replay)?;
+
+        let space = Arc::new(Space::new(Arc::clone(&disk), stepped));
+        let bytes = options.segment_bytes;
+        let spares =
+            Spares::new(Arc::clone(&disk), &wal, bytes, Arc::clone(&space), &mut recovered);
         let spares = Arc::new(spares.map_err(OpenError::io("tidy", &wal))?);
-        let (keeper, jobs) = mpsc::channel();
-        let _ = keeper.send(Job::Prepare);
-        let writer = Writer::new(&wal, Arc::clone(&spares), Arc::clone(&space), &recovered);
-        let shared = Arc::new(Shared::new(&recovered, options.segment_bytes, space, keeper));
-        let keep = thread::Builder::new().name("log-keeper".to_owned());
-        let keep = keep
-            .spawn({
-                let (spares, packs) = (Arc::clone(&spares), packs.clone());
-                move || files::keep(&spares, &packs, &jobs)
-            })
-            .map_err(OpenError::io("start the keeper thread of", &wal))?;
-        let thread = CommitThread { shared: Arc::clone(&shared), writer, on_durable };
-        let commit = thread::Builder::new().name("log-commit".to_owned());
-        let commit = commit
-            .spawn(move || thread.run(&options))
-            .map_err(OpenError::io("start the commit thread of", &wal))?;
-        Ok(Log { shared, packs, spares, threads: Some((commit, keep)), _lock: lock })
+        let (jobs, inbox) = mpsc::channel();
+        let _ = jobs.send(Job::Prepare);
+        let writer = Writer::new(disk, &wal, Arc::clone(&spares), Arc::clone(&space), &recovered);
+        let shared = Arc::new(Shared::new(&recovered, bytes, space, jobs));
+        let keeper = Keeper::new(Arc::clone(&spares), packs.clone(), inbox);
+        let committer = Committer { shared: Arc::clone(&shared), writer, on_durable };
+        Ok((Log { shared, packs, spares, threads: None, _lock: lock }, committer, keeper))
     }
 
     /// Takes the right to append.
@@ -254,9 +283,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.space.close();
-        self.shared.lock().closing = true;
-        self.shared.wake.notify_all();
+        self.shared.close();
         let Some((commit, keeper)) = self.threads.take() else { return };
         for thread in [commit, keeper] {
             if thread.join().is_err() {
@@ -342,30 +369,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next frame: for records, then until `not_before` unless there are many. None
-    /// when the log is closed and everything is written.
-    fn next_frame(&self, not_before: Option<Instant>) -> Option<SealedFrame> {
-        let mut state = self.lock();
-        loop {
-            let pending = state.commit.pending();
-            let pause = not_before.and_then(|then| then.checked_duration_since(Instant::now()));
-            let paced = pause.is_some() && pending < PACED_BYTES_MAX && !state.closing;
-            state = if pending > 0 && paced {
-                state.wake_bytes = PACED_BYTES_MAX;
-                let pause = pause.unwrap_or_default();
-                let woken = self.wake.wait_timeout(state, pause);
-                woken.unwrap_or_else(PoisonError::into_inner).0
-            } else if let Some(sealed) = state.commit.take() {
-                state.wake_bytes = NEVER;
-                return Some(sealed);
-            } else if pending == 0 && state.closing {
-                return state.commit.take_closing();
-            } else {
-                // Idle, or a writer holds the frame and will seal it.
-                state.wake_bytes = if pending == 0 { 1 } else { NEVER };
-                self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
-            };
-        }
+    /// From now on the log is being closed.
+    fn close(&self) {
+        self.space.close();
+        self.lock().closing = true;
+        self.wake.notify_all();
     }
 }
 
@@ -385,75 +393,42 @@ impl State {
     }
 }
 
-/// What the commit thread owns.
-struct CommitThread {
+/// Carries frames to the disk: what the commit thread has, or a stepper.
+struct Committer {
     shared: Arc<Shared>,
     writer: Writer,
     on_durable: OnDurable,
 }
 
-/// Without its commit thread a broker would take messages and confirm none, for ever.
-impl Drop for CommitThread {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!("the log's commit thread panicked: the broker stops here");
-            std::process::abort();
+impl Committer {
+    /// Writes and syncs a frame, and tells of it. Returns whether there is more to write by now;
+    /// or the frame, if there was no room.
+    fn commit(&mut self, mut frame: SealedFrame) -> Result<bool, SealedFrame> {
+        if let Err(NoRoom) = self.writer.write(&mut frame) {
+            return Err(frame);
         }
+        let new_segment = frame.new_segment;
+        let mut state = self.shared.lock();
+        let durable = state.commit.complete(frame);
+        let more = state.commit.pending() > 0;
+        if new_segment && let Some(keeper) = &state.keeper {
+            let _ = keeper.send(Job::Prepare);
+        }
+        state.let_go(durable);
+        drop(state);
+        self.shared.durable.store(durable.0, Ordering::Release);
+        (self.on_durable)(durable);
+        Ok(more)
     }
-}
 
-impl CommitThread {
-    fn run(mut self, options: &LogOptions) {
-        if options.realtime {
-            ask_for_realtime();
-        }
-        let mut not_before = None;
-        while let Some(mut frame) = self.shared.next_frame(not_before) {
-            let began = Instant::now();
-            if let Err(NoRoom) = self.writer.write(&mut frame) {
-                let bytes = frame.bytes.len() + self.shared.lock().commit.pending();
-                tracing::error!(
-                    bytes,
-                    "closed without room on the disk: the log's last bytes are \
-                    lost; nothing of them was confirmed"
-                );
-                break;
-            }
-            let new_segment = frame.new_segment;
-            let closing = frame.header.len == 0;
-            let mut state = self.shared.lock();
-            let durable = state.commit.complete(frame);
-            // Records that came during the sync mean that more will come while waiting a little.
-            not_before = (state.commit.pending() > 0).then(|| began + options.pacing);
-            if new_segment && let Some(keeper) = &state.keeper {
-                let _ = keeper.send(Job::Prepare);
-            }
-            state.let_go(durable);
-            drop(state);
-            self.shared.durable.store(durable.0, Ordering::Release);
-            (self.on_durable)(durable);
-            if closing {
-                break;
-            }
-        }
-        // The keeper ends when it has done what it was told.
-        self.shared.lock().keeper = None;
-    }
-}
-
-/// Puts the calling thread before all ordinary ones; it sleeps in the kernel most of its time.
-fn ask_for_realtime() {
-    use thread_priority::{
-        RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-        set_thread_priority_and_policy, thread_native_id,
-    };
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-    let result = ThreadPriorityValue::try_from(REALTIME_PRIORITY).map(|priority| {
-        let priority = ThreadPriority::Crossplatform(priority);
-        set_thread_priority_and_policy(thread_native_id(), priority, policy)
-    });
-    if !matches!(result, Ok(Ok(()))) {
-        tracing::debug!(?result, "the log's commit thread runs without real-time scheduling");
+    /// Says that the log is closed without this frame and what is behind it.
+    fn lose(&self, frame: &SealedFrame) {
+        let bytes = frame.bytes.len() + self.shared.lock().commit.pending();
+        tracing::error!(
+            bytes,
+            "closed without room on the disk: the log's last bytes are \
+            lost; nothing of them was confirmed"
+        );
     }
 }
 

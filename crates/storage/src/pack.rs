@@ -29,7 +29,6 @@ mod settle;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use leveret_model::{PackId, Position, PositionSet, QueueId};
 
+use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::files::sync_directory;
 use crate::segment::{self, Sealed};
 use cache::{Cache, OpenPack};
 use copy::Source;
@@ -63,6 +62,7 @@ pub struct Packs {
 
 #[derive(Debug)]
 struct Inner {
+    disk: Arc<dyn Disk>,
     wal: PathBuf,
     directory: PathBuf,
     /// The id the next pack gets.
@@ -102,21 +102,20 @@ pub(crate) type Entries = Vec<(QueueId, Vec<Entry>)>;
 
 impl Packs {
     /// Finds the packs of a data directory, and removes files that were not finished.
-    pub(crate) fn open(data: &Path) -> Result<Packs, OpenError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, data: &Path) -> Result<Packs, OpenError> {
         let directory = data.join("pack");
-        fs::create_dir_all(&directory).map_err(OpenError::io("create", &directory))?;
+        disk.create_directory(&directory).map_err(OpenError::io("create", &directory))?;
         let mut next = 0;
-        for entry in fs::read_dir(&directory).map_err(OpenError::io("list", &directory))? {
-            let path = entry.map_err(OpenError::io("list", &directory))?.path();
+        for path in disk.list(&directory).map_err(OpenError::io("list", &directory))? {
             let Some((PackId(id), kind)) = parse_name(&path) else { continue };
             next = next.max(id.saturating_add(1));
             if kind == UNFINISHED {
-                fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+                disk.remove(&path).map_err(OpenError::io("remove", &path))?;
             }
         }
         let (wal, next) = (data.join("wal"), AtomicU64::new(next));
         let cache = Mutex::new(Cache::default());
-        Ok(Packs { inner: Arc::new(Inner { wal, directory, next, cache }) })
+        Ok(Packs { inner: Arc::new(Inner { disk, wal, directory, next, cache }) })
     }
 
     /// No pack gets an id up to this one from now on: for the ids that a replay finds in the log,
@@ -133,7 +132,7 @@ impl Packs {
     /// [`PackError`]; among others if a wanted message is not there, or if the segment is not
     /// smaller than 4 GiB.
     pub fn adopt(&self, segment: Sealed, wanted: &Wanted) -> Result<PackId, PackError> {
-        let found = build::find(&self.inner.wal, segment, wanted)?;
+        let found = build::find(self.disk(), &self.inner.wal, segment, wanted)?;
         let id = self.new_id()?;
         let header = index::Header {
             pack: id,
@@ -152,7 +151,8 @@ impl Packs {
     /// # Errors
     /// [`PackError`]; among others if a wanted message is not there.
     pub fn rewrite(&self, segment: Sealed, wanted: &Wanted) -> Result<PackId, PackError> {
-        let build::Found { data, entries, .. } = build::find(&self.inner.wal, segment, wanted)?;
+        let build::Found { data, entries, .. } =
+            build::find(self.disk(), &self.inner.wal, segment, wanted)?;
         self.write(copy::plan([(Source::Segment(data), entries)])?)
     }
 
@@ -178,7 +178,7 @@ impl Packs {
     /// # Errors
     /// [`PackError`] if its index cannot be read.
     pub fn size(&self, pack: PackId) -> Result<PackSize, PackError> {
-        let index = index::Index::open(&self.index_path(pack), pack)?;
+        let index = index::Index::open(self.disk(), &self.index_path(pack), pack)?;
         Ok(PackSize { messages: index.len(), bytes: index.header.data_bytes })
     }
 
@@ -205,7 +205,7 @@ impl Packs {
             self.reserve_above(id);
             // The index first: without it the data file is nothing.
             for path in [self.index_path(id), self.data_path(id)] {
-                match fs::remove_file(&path) {
+                match self.disk().remove(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         tracing::warn!(file = %path.display(), %error, "cannot delete a pack");
                     }
@@ -224,6 +224,10 @@ impl Packs {
     pub fn settle(&self, live: &[PackId]) -> Result<(), OpenError> {
         live.iter().for_each(|&id| self.reserve_above(id));
         settle::settle(self, live)
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &*self.inner.disk
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -262,14 +266,14 @@ impl Packs {
     }
 
     fn open_pack(&self, id: PackId) -> Result<OpenPack, PackError> {
-        let index = index::Index::open(&self.index_path(id), id)?;
+        let index = index::Index::open(self.disk(), &self.index_path(id), id)?;
         let packed = self.data_path(id);
         let mut names = vec![packed.clone()];
         if let Some(first) = index.header.segment {
             // It may be moved between the two looks.
             names.extend([segment::path(&self.inner.wal, first), packed]);
         }
-        let data = data::Data::open(&names, &index.header)?;
+        let data = data::Data::open(self.disk(), &names, &index.header)?;
         Ok(OpenPack { index, data })
     }
 
@@ -278,14 +282,14 @@ impl Packs {
         let id = self.new_id()?;
         let path = self.data_path(id);
         let unfinished = path.with_extension(UNFINISHED);
-        let written = copy::write(&unfinished, id, plan).and_then(|written| {
+        let written = copy::write(self.disk(), &unfinished, id, plan).and_then(|written| {
             self.publish(&unfinished, &path)?;
             Ok(written)
         });
         let written = written.and_then(|(header, entries)| self.write_index(&header, &entries));
         if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-            let _ = fs::remove_file(&path);
+            let _ = self.disk().remove(&unfinished);
+            let _ = self.disk().remove(&path);
         }
         written.map(|()| id)
     }
@@ -293,20 +297,21 @@ impl Packs {
     fn write_index(&self, header: &index::Header, entries: &Entries) -> Result<(), PackError> {
         let path = self.index_path(header.pack);
         let unfinished = path.with_extension(UNFINISHED);
-        let written = index::write(&unfinished, header, entries)
+        let written = index::write(self.disk(), &unfinished, header, entries)
             .map_err(PackError::io("write", &unfinished))
             .and_then(|()| self.publish(&unfinished, &path));
         if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-            let _ = fs::remove_file(&path);
+            let _ = self.disk().remove(&unfinished);
+            let _ = self.disk().remove(&path);
         }
         written
     }
 
     /// Gives a file that is synced its name.
     fn publish(&self, unfinished: &Path, path: &Path) -> Result<(), PackError> {
-        fs::rename(unfinished, path).map_err(PackError::io("rename to", path))?;
-        sync_directory(self.directory()).map_err(PackError::io("sync", self.directory()))
+        self.disk().rename(unfinished, path).map_err(PackError::io("rename to", path))?;
+        let synced = self.disk().sync_directory(self.directory());
+        synced.map_err(PackError::io("sync", self.directory()))
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {

@@ -12,15 +12,13 @@
 //! nothing is ever appended to an old segment, so recovery may be cut short and begun again at
 //! any point. The next frame begins a segment whose header proves the old ones whole.
 
-use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use leveret_model::Lsn;
 
+use crate::disk::Disk;
 use crate::error::OpenError;
-use crate::files::sync_directory;
 use crate::frame;
 use crate::log::Replay;
 use crate::scan::{Expected, Scan};
@@ -56,15 +54,20 @@ struct Unproven {
 }
 
 /// Reads the log in `wal`, replays it and makes its tail durable.
-pub(crate) fn recover(wal: &Path, replay: &mut Replay<'_>) -> Result<Recovered, OpenError> {
-    let (firsts, spares) = list(wal)?;
-    let found = headers(wal, &firsts)?;
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    wal: &Path,
+    replay: &mut Replay<'_>,
+) -> Result<Recovered, OpenError> {
+    let (firsts, spares) = list(disk, wal)?;
+    let found = headers(disk, wal, &firsts)?;
     let Some(oldest) = found.first() else {
-        let node = segment::new_uuid().map_err(OpenError::io("draw a random id for", wal))?;
+        let node = disk.random().map_err(OpenError::io("draw a random id for", wal))?;
         let (end, segments) = (Lsn(0), Vec::new());
         return Ok(Recovered { node, epoch: 0, end, prev_crc: 0, segments, spares });
     };
     let mut reader = Reader {
+        disk,
         found: &found,
         end: oldest.header.first,
         prev_crc: oldest.header.prev_crc,
@@ -76,7 +79,7 @@ pub(crate) fn recover(wal: &Path, replay: &mut Replay<'_>) -> Result<Recovered, 
         reader.segment(index, replay)?;
     }
     reader.make_durable()?;
-    sync_directory(wal).map_err(OpenError::io("sync", wal))?;
+    disk.sync_directory(wal).map_err(OpenError::io("sync", wal))?;
     let (end, prev_crc) = (reader.end, reader.prev_crc);
     let epoch = found.iter().map(|segment| segment.header.epoch).max().unwrap_or(0);
     let with_frames = found.iter().map(|segment| segment.header.first).filter(|&first| first < end);
@@ -85,28 +88,28 @@ pub(crate) fn recover(wal: &Path, replay: &mut Replay<'_>) -> Result<Recovered, 
 }
 
 /// The segments and the spare files of the directory; unfinished files are removed.
-fn list(wal: &Path) -> Result<(Vec<Lsn>, Vec<PathBuf>), OpenError> {
+fn list(disk: &dyn Disk, wal: &Path) -> Result<(Vec<Lsn>, Vec<PathBuf>), OpenError> {
     let (mut segments, mut spares) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(wal).map_err(OpenError::io("list", wal))? {
-        let path = entry.map_err(OpenError::io("list", wal))?.path();
+    for path in disk.list(wal).map_err(OpenError::io("list", wal))? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(first) = segment::parse_name(name) {
             segments.push(first);
         } else if name.ends_with(".free") {
             spares.push(path);
         } else if name.ends_with(".tmp") {
-            fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+            disk.remove(&path).map_err(OpenError::io("remove", &path))?;
         }
     }
     segments.sort_unstable();
+    spares.sort_unstable();
     Ok((segments, spares))
 }
 
-fn headers(wal: &Path, firsts: &[Lsn]) -> Result<Vec<Found>, OpenError> {
+fn headers(disk: &dyn Disk, wal: &Path, firsts: &[Lsn]) -> Result<Vec<Found>, OpenError> {
     let mut found: Vec<Found> = Vec::with_capacity(firsts.len());
     for &first in firsts {
         let path = segment::path(wal, first);
-        let header = match segment::Header::decode(&read_header(&path)?) {
+        let header = match segment::Header::decode(&read_header(disk, &path)?) {
             Ok(header) if header.first == first => header,
             Err(BadHeader::Version(version)) => {
                 return Err(OpenError::UnknownVersion { file: path, version });
@@ -128,16 +131,16 @@ fn headers(wal: &Path, firsts: &[Lsn]) -> Result<Vec<Found>, OpenError> {
 }
 
 /// The bytes where a header should be, fewer if the file is shorter.
-fn read_header(path: &Path) -> Result<Vec<u8>, OpenError> {
-    use io::Read;
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(OpenError::io("open", path))?;
-    let read = file.take(segment::HEADER_BYTES as u64).read_to_end(&mut bytes);
-    read.map_err(OpenError::io("read", path))?;
+fn read_header(disk: &dyn Disk, path: &Path) -> Result<Vec<u8>, OpenError> {
+    let file = disk.open(path).map_err(OpenError::io("open", path))?;
+    let there = file.len().map_err(OpenError::io("read", path))?;
+    let mut bytes = vec![0; there.min(segment::HEADER_BYTES as u64) as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(OpenError::io("read", path))?;
     Ok(bytes)
 }
 
 struct Reader<'a> {
+    disk: &'a dyn Disk,
     found: &'a [Found],
     /// The address after the last good frame.
     end: Lsn,
@@ -159,7 +162,8 @@ impl Reader<'_> {
         self.prove(header.first);
         self.closed = false;
         let expected = Expected { segment: header.first, seed: header.seed(), epoch: header.epoch };
-        let mut scan = Scan::open(path, expected).map_err(OpenError::io("open", path))?;
+        let file = self.disk.open(path).map_err(OpenError::io("open", path))?;
+        let mut scan = Scan::new(file, expected).map_err(OpenError::io("read", path))?;
         while next.is_none_or(|next| self.end < next.header.first) {
             let frame = scan.frame(self.end).map_err(OpenError::io("read", path))?;
             let Some((frame, crc)) = frame.filter(|(frame, _)| self.continues(frame, next)) else {
@@ -225,7 +229,7 @@ impl Reader<'_> {
         for frame in &self.unproven {
             let path = &self.found[frame.segment].path;
             let rewrite = || -> io::Result<()> {
-                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                let file = self.disk.open(path)?;
                 let mut bytes = vec![0; frame.header.frame_bytes() as usize];
                 file.read_exact_at(&mut bytes, frame.offset)?;
                 file.write_all_at(&bytes, frame.offset)?;

@@ -1,12 +1,11 @@
 //! Reading a segment file frame by frame.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::sync::Arc;
 
 use leveret_model::Lsn;
 
+use crate::disk::DiskFile;
 use crate::frame;
 use crate::segment;
 
@@ -28,7 +27,7 @@ pub(crate) struct Expected {
 
 /// A segment file and the part of it in memory.
 pub(crate) struct Scan {
-    file: File,
+    file: Arc<dyn DiskFile>,
     file_bytes: u64,
     expected: Expected,
     window: Vec<u8>,
@@ -38,24 +37,20 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn open(path: &Path, expected: Expected) -> io::Result<Scan> {
-        Scan::new(File::open(path)?, expected)
-    }
-
-    pub(crate) fn new(file: File, expected: Expected) -> io::Result<Scan> {
-        let file_bytes = file.metadata()?.len();
+    pub(crate) fn new(file: Arc<dyn DiskFile>, expected: Expected) -> io::Result<Scan> {
+        let file_bytes = file.len()?;
         Ok(Scan { file, file_bytes, expected, window: Vec::new(), window_at: 0, lenient: false })
     }
 
     /// A scan that takes what the disk cannot read for zeros.
-    pub(crate) fn lenient(file: File, expected: Expected) -> io::Result<Scan> {
+    pub(crate) fn lenient(file: Arc<dyn DiskFile>, expected: Expected) -> io::Result<Scan> {
         Ok(Scan { lenient: true, ..Scan::new(file, expected)? })
     }
 
     /// Forgets what is in memory: the file may have been written to since.
     pub(crate) fn refresh(&mut self) -> io::Result<()> {
         self.window.clear();
-        self.file_bytes = self.file.metadata()?.len();
+        self.file_bytes = self.file.len()?;
         Ok(())
     }
 
@@ -64,7 +59,7 @@ impl Scan {
     }
 
     /// Gives the file back.
-    pub(crate) fn into_file(self) -> File {
+    pub(crate) fn into_file(self) -> Arc<dyn DiskFile> {
         self.file
     }
 

@@ -18,9 +18,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use leveret_model::Lsn;
+
+use crate::disk::Disk;
 
 /// Bytes of a segment before its first frame.
 pub(crate) const HEADER_BYTES: usize = 4096;
@@ -70,10 +72,16 @@ pub(crate) enum BadHeader {
 
 impl Header {
     /// The header of a segment that begins now.
-    pub(crate) fn new(node: Uuid, epoch: u32, first: Lsn, prev_crc: u32) -> io::Result<Header> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(crate) fn new(
+        disk: &dyn Disk,
+        node: Uuid,
+        epoch: u32,
+        first: Lsn,
+        prev_crc: u32,
+    ) -> io::Result<Header> {
+        let now = disk.wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        Ok(Header { epoch, node, segment: new_uuid()?, first, created_ms, prev_crc })
+        Ok(Header { epoch, node, segment: disk.random()?, first, created_ms, prev_crc })
     }
 
     /// What the checksums of the segment's frames start from: frames left over from an earlier
@@ -122,13 +130,6 @@ impl Header {
             prev_crc: u32::from_le_bytes(array(bytes, 64)),
         })
     }
-}
-
-/// Sixteen bytes of the kernel's randomness.
-pub(crate) fn new_uuid() -> io::Result<Uuid> {
-    let mut uuid = Uuid::default();
-    rustix::rand::getrandom(&mut uuid[..], rustix::rand::GetRandomFlags::empty())?;
-    Ok(uuid)
 }
 
 /// The file of the segment that begins at `first`.

@@ -4,17 +4,13 @@
 //! been promised: so the commit thread asks for the room first, and waits until it gets it. A write
 //! or a sync that fails after that is another matter.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::{Errno, retry_on_intr};
-
-use crate::error::fatal;
+use crate::disk::{Disk, DiskFile};
 
 /// How long to wait before asking for room again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -22,8 +18,11 @@ const RETRY: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5_000 });
 
 /// What the threads of a log know about the room on its disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Space {
+    disk: Arc<dyn Disk>,
+    /// Whoever wants room asks again by himself, and is not kept waiting before the log is closed.
+    stepped: bool,
     is_out: AtomicBool,
     closing: AtomicBool,
     /// Lets a test fill the disk.
@@ -32,6 +31,17 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    pub(crate) fn new(disk: Arc<dyn Disk>, stepped: bool) -> Self {
+        Space {
+            disk,
+            stepped,
+            is_out: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            #[cfg(test)]
+            full: AtomicBool::new(false),
+        }
+    }
+
     /// Whether the commit thread waits for room.
     pub(crate) fn is_out(&self) -> bool {
         self.is_out.load(Ordering::Relaxed)
@@ -47,26 +57,22 @@ impl Space {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Gives a file at least `bytes` bytes, which can be written without running out of space.
-    /// False if the file system cannot promise that; it can still grow the file.
-    pub(crate) fn reserve(&self, file: &File, bytes: u64) -> io::Result<bool> {
+    /// As [`DiskFile::reserve`].
+    pub(crate) fn reserve(&self, file: &dyn DiskFile, bytes: u64) -> io::Result<bool> {
         self.pretend()?;
-        match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)) {
-            Ok(()) => Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        file.reserve(bytes)
     }
 
     /// What `attempt` gives, which is tried for as long as nothing but room is missing. Every other
-    /// error ends the process. None if the log is being closed and no room was found in time.
+    /// error ends the process. None if the log is being closed and no room was found in time, or if
+    /// it goes by steps and there is none now.
     pub(crate) fn wait_for<T>(
         &self,
         action: &str,
         path: &Path,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> Option<T> {
-        let mut closing_since = None;
+        let mut waited = Duration::ZERO;
         loop {
             match attempt() {
                 Ok(done) => {
@@ -81,15 +87,17 @@ impl Space {
                         tracing::error!(%error, "no room to {action} in {path}: waiting for some");
                     }
                 }
-                Err(error) => fatal(action, path, &error),
+                Err(error) => self.disk.fatal(action, path, &error),
             }
             if self.is_closing() {
-                let since = closing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= CLOSING {
+                if waited >= CLOSING {
                     return None;
                 }
+                waited += RETRY;
+            } else if self.stepped {
+                return None;
             }
-            thread::sleep(RETRY);
+            self.disk.sleep(RETRY);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use leveret_model::message::Past;
@@ -9,7 +10,7 @@ use leveret_model::{Lsn, Message, Position, PositionSet, QueueId, Time};
 use leveret_record::Origin;
 use tempfile::TempDir;
 
-use crate::{Loaded, Log, LogOptions, OpenError, Sealed, Wanted};
+use crate::{Disk, Loaded, Log, LogOptions, OpenError, RealDisk, Sealed, Wanted};
 
 /// Stands for the definitions that begin each segment.
 /// It is a record, since packs are made of records.
@@ -18,6 +19,10 @@ pub(crate) const SEGMENT_BYTES: u64 = 16 * 1024;
 
 /// The frames a restart replays: the address of the records, and the records.
 pub(crate) type Frames = Vec<(Lsn, Vec<u8>)>;
+
+pub(crate) fn real() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
 
 pub(crate) fn options() -> LogOptions {
     LogOptions { segment_bytes: SEGMENT_BYTES, pacing: Duration::ZERO, realtime: false }

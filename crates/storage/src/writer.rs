@@ -1,16 +1,14 @@
 //! The commit thread's hand on the disk: frames into segments, and the segments' beginnings.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leveret_model::Lsn;
 
 use crate::commit::SealedFrame;
-use crate::error::fatal;
-use crate::files::{Spares, sync_directory};
+use crate::disk::{Disk, DiskFile};
+use crate::files::Spares;
 use crate::frame;
 use crate::recovery::Recovered;
 use crate::segment::{self, Uuid};
@@ -22,6 +20,7 @@ const GROWTH_BYTES: u64 = 64 * 1024;
 /// Writes sealed frames. Waits where there is no room; every other error ends the process.
 #[derive(Debug)]
 pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
     wal: PathBuf,
     spares: Arc<Spares>,
     space: Arc<Space>,
@@ -31,13 +30,13 @@ pub(crate) struct Writer {
     segment: Option<Segment>,
 }
 
-/// There was no room, and the log is being closed.
+/// There was no room, and there is no waiting for it; nothing of the frame was written.
 #[derive(Debug)]
 pub(crate) struct NoRoom;
 
 #[derive(Debug)]
 struct Segment {
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     first: Lsn,
     seed: u32,
@@ -48,12 +47,14 @@ struct Segment {
 impl Writer {
     /// Goes on where recovery ended, in a segment of its own.
     pub(crate) fn new(
+        disk: Arc<dyn Disk>,
         wal: &Path,
         spares: Arc<Spares>,
         space: Arc<Space>,
         recovered: &Recovered,
     ) -> Self {
         Writer {
+            disk,
             wal: wal.to_owned(),
             spares,
             space,
@@ -64,22 +65,26 @@ impl Writer {
         }
     }
 
-    /// Writes a frame; when this returns it is on stable storage.
+    /// Writes a frame; when this returns it is on stable storage. If there was no room the same
+    /// frame may be tried again.
     pub(crate) fn write(&mut self, sealed: &mut SealedFrame) -> Result<(), NoRoom> {
+        let first = sealed.header.first;
         let begun = match self.segment.take() {
-            Some(segment) if !sealed.new_segment => segment,
-            _ => self.begin(sealed.header.first)?,
+            // It may have been begun for this very frame, and then there was no room for more.
+            Some(segment) if !sealed.new_segment || segment.first == first => segment,
+            _ => self.begin(first)?,
         };
         let segment = self.segment.insert(begun);
+        let at = segment::HEADER_BYTES as u64 + (first.0 - segment.first.0);
+        segment.reserve(&self.space, at + sealed.bytes.len() as u64)?;
         sealed.header.epoch = self.epoch;
         sealed.header.prev_crc = self.prev_crc;
         self.prev_crc = frame::finish(&mut sealed.bytes, &sealed.header, segment.seed);
-        let at = segment::HEADER_BYTES as u64 + (sealed.header.first.0 - segment.first.0);
-        segment.reserve(&self.space, at + sealed.bytes.len() as u64)?;
+        let fatal = |action, error| self.disk.fatal(action, &segment.path, &error);
         let written = segment.file.write_all_at(&sealed.bytes, at);
-        written.unwrap_or_else(|error| fatal("write log segment", &segment.path, &error));
+        written.unwrap_or_else(|error| fatal("write log segment", error));
         let synced = segment.file.sync_data();
-        synced.unwrap_or_else(|error| fatal("sync log segment", &segment.path, &error));
+        synced.unwrap_or_else(|error| fatal("sync log segment", error));
         Ok(())
     }
 
@@ -88,27 +93,29 @@ impl Writer {
         let attempt = || self.try_begin(first);
         let begun = self.space.wait_for("begin a log segment", &self.wal, attempt);
         let segment = begun.ok_or(NoRoom)?;
-        let synced = sync_directory(&self.wal);
-        synced.unwrap_or_else(|error| fatal("sync log directory", &self.wal, &error));
+        let synced = self.disk.sync_directory(&self.wal);
+        let fatal = |error| self.disk.fatal("sync log directory", &self.wal, &error);
+        synced.unwrap_or_else(fatal);
         Ok(segment)
     }
 
     /// Turns a spare file into a segment.
     fn try_begin(&self, first: Lsn) -> io::Result<Segment> {
-        let header = segment::Header::new(self.node, self.epoch, first, self.prev_crc)?;
+        let disk = &*self.disk;
+        let header = segment::Header::new(disk, self.node, self.epoch, first, self.prev_crc)?;
         let (file, spare) = self.spares.take()?;
         let path = segment::path(&self.wal, first);
         let named = file
             .write_all_at(&header.encode(), 0)
             .and_then(|()| file.sync_data())
             // Replaces a segment that a crash left without a frame.
-            .and_then(|()| fs::rename(&spare, &path));
+            .and_then(|()| disk.rename(&spare, &path));
         if let Err(error) = named {
             // Nobody knows what a failed sync has left in it.
-            let _ = fs::remove_file(&spare);
+            let _ = disk.remove(&spare);
             return Err(error);
         }
-        let reserved = file.metadata()?.len();
+        let reserved = file.len()?;
         Ok(Segment { file, path, first, seed: header.seed(), reserved })
     }
 }
@@ -119,7 +126,7 @@ impl Segment {
     fn reserve(&mut self, space: &Space, end: u64) -> Result<(), NoRoom> {
         if end > self.reserved {
             let bytes = end.next_multiple_of(GROWTH_BYTES);
-            let attempt = || space.reserve(&self.file, bytes);
+            let attempt = || space.reserve(&*self.file, bytes);
             let promised = space.wait_for("make a log segment longer", &self.path, attempt);
             self.reserved = if promised.ok_or(NoRoom)? { bytes } else { u64::MAX };
         }

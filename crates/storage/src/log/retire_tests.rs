@@ -1,5 +1,6 @@
 //! Segments that leave the log, and packs that go.
 
+use std::fs;
 use std::path::PathBuf;
 
 use leveret_model::{Position, QueueId};
@@ -82,7 +83,7 @@ fn a_retired_segment_becomes_a_pack() {
     log.pin(&[segment.first]);
     log.release(&[end]);
     assert_eq!(load_some(&packs, id), SOME, "with the files that were open");
-    let fresh = Packs::open(directory.path()).unwrap();
+    let fresh = Packs::open(real(), directory.path()).unwrap();
     assert_eq!(load_some(&fresh, id), SOME, "from the pack");
     let bytes = fs::metadata(packs.data_path(id)).unwrap().len();
     assert_eq!(bytes, segment.file_bytes(), "without what was reserved");

@@ -1,6 +1,10 @@
 //! A disk without room.
 
+use std::thread;
+use std::time::Instant;
+
 use super::*;
+use crate::simulated::{Faults, SimulatedDisk};
 use crate::testing::*;
 
 /// Whether the disk is full, from now on.
@@ -21,7 +25,7 @@ fn until_out(log: &Log) -> Vec<(Lsn, Lsn, u8)> {
         }
         let (start, end) = append(log, &[number; 3000], 1);
         written.push((start, end, number));
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     written
 }
@@ -48,7 +52,7 @@ fn a_full_disk_is_waited_for() {
     let written = until_out(&log);
     let durable = log.durable();
     assert!(before < durable && durable < written.last().unwrap().1);
-    std::thread::sleep(Duration::from_millis(150));
+    thread::sleep(Duration::from_millis(150));
     assert_eq!(log.durable(), durable);
     fill(&log, false);
     wait(&log, written.last().unwrap().1);
@@ -83,7 +87,7 @@ fn a_spare_that_could_not_be_prepared_is_tried_again() {
     eventually("prepared", || spares(directory.path()) == 2);
     fill(&log, true);
     commit(&log, b"takes one");
-    std::thread::sleep(Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(50));
     assert_eq!(spares(directory.path()), 1);
     assert_eq!(files(directory.path(), ".tmp").len(), 0, "what could not be finished is gone");
     assert!(!log.is_out_of_space());
@@ -126,4 +130,39 @@ fn closing_waits_a_while_for_room() {
     for (start, _, number) in written {
         assert!(holds(&frames, start, &[number; 3000]));
     }
+}
+
+/// A stepped log on a disk that is full, with a frame that needs room; and where the frame ends.
+fn stepped() -> (SimulatedDisk, Log, Stepper, Lsn) {
+    let disk = SimulatedDisk::new(1);
+    let (shared, path) = (Arc::new(disk.clone()), Path::new("/data"));
+    let opened =
+        Log::open_stepped(shared, path, options(), &mut |_, _| Ok(()), Box::new(|_| {})).unwrap();
+    let (log, mut stepper) = opened;
+    while stepper.keep() {}
+    append(&log, b"before", 1);
+    assert!(stepper.commit() && !stepper.commit());
+    disk.set_faults(Faults { capacity: Some(0), ..Faults::default() });
+    let end = append(&log, &[5; 200_000], 1).1;
+    assert!(!stepper.commit() && log.is_out_of_space());
+    (disk, log, stepper, end)
+}
+
+#[test]
+fn a_stepped_log_asks_for_room_each_time() {
+    let (disk, log, mut stepper, end) = stepped();
+    assert!(stepper.keep(), "it was told to, once");
+    assert!(!stepper.commit() && !stepper.keep());
+    assert_eq!(disk.now(), Duration::ZERO);
+    disk.set_faults(Faults::default());
+    assert!(stepper.commit() && !log.is_out_of_space());
+    assert_eq!(log.durable(), end);
+    assert!(stepper.keep(), "the spare that was used");
+}
+
+#[test]
+fn a_stepped_log_waits_for_room_when_it_closes() {
+    let (disk, log, stepper, end) = stepped();
+    stepper.close();
+    assert!(log.durable() < end && disk.now() > Duration::ZERO);
 }

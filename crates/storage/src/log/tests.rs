@@ -1,4 +1,6 @@
 use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::testing::*;
@@ -174,7 +176,7 @@ fn segments_nobody_needs_are_recycled_in_order() {
     log.release(&records[..1]);
     commit(&log, b"settled");
     eventually("recycled", || segments(path).len() <= 2);
-    assert!(files(path, ".free").len() <= files::SPARES_MAX);
+    assert!(files(path, ".free").len() <= crate::files::SPARES_MAX);
     log.close();
 
     let (log, frames) = try_open(path).unwrap();

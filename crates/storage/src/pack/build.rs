@@ -1,7 +1,5 @@
 //! Finding the wanted messages of a segment: one pass over its frames.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use leveret_model::{Lsn, Position, PositionSet, QueueId};
@@ -9,6 +7,7 @@ use leveret_record::{Record, RecordError, Records};
 
 use super::data::Data;
 use super::{Entries, Entry, PackError, Place, Wanted};
+use crate::disk::{Disk, DiskFile};
 use crate::frame;
 use crate::scan::{Expected, Scan};
 use crate::segment::{self, BadHeader, Sealed};
@@ -22,14 +21,19 @@ pub(super) struct Found {
 }
 
 /// Finds all wanted messages of a segment, whose frames and records are checked on the way.
-pub(super) fn find(wal: &Path, segment: Sealed, wanted: &Wanted) -> Result<Found, PackError> {
+pub(super) fn find(
+    disk: &dyn Disk,
+    wal: &Path,
+    segment: Sealed,
+    wanted: &Wanted,
+) -> Result<Found, PackError> {
     let path = segment::path(wal, segment.first);
     let file_bytes = segment.file_bytes();
     if file_bytes > u64::from(u32::MAX) {
         return Err(PackError::TooLarge { file: path, bytes: file_bytes });
     }
-    let file = File::open(&path).map_err(PackError::io("open", &path))?;
-    let header = header(&file, &path, segment.first)?;
+    let file = disk.open(&path).map_err(PackError::io("open", &path))?;
+    let header = header(&*file, &path, segment.first)?;
     let expected = Expected { segment: header.first, seed: header.seed(), epoch: header.epoch };
     let mut scan = Scan::new(file, expected).map_err(PackError::io("read", &path))?;
     let mut search = Search::new(wanted);
@@ -55,7 +59,7 @@ pub(super) fn find(wal: &Path, segment: Sealed, wanted: &Wanted) -> Result<Found
     Ok(Found { header, data, entries })
 }
 
-fn header(file: &File, path: &Path, first: Lsn) -> Result<segment::Header, PackError> {
+fn header(file: &dyn DiskFile, path: &Path, first: Lsn) -> Result<segment::Header, PackError> {
     let mut bytes = vec![0; segment::HEADER_BYTES];
     file.read_exact_at(&mut bytes, 0).map_err(PackError::io("read", path))?;
     match segment::Header::decode(&bytes) {

@@ -1,8 +1,6 @@
 //! Writing packs: messages are copied, queue by queue in order of position, to a new data file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +9,7 @@ use leveret_model::{PackId, QueueId};
 use super::cache::OpenPack;
 use super::data::{self, Data};
 use super::{Entries, Entry, PackError, Place, index};
-use crate::segment;
+use crate::disk::{Disk, DiskFile};
 
 /// How much is written at once, in bytes.
 const WRITE_BYTES: usize = 1024 * 1024;
@@ -41,7 +39,7 @@ struct Planned {
 
 /// A data file that is being written.
 struct Output<'a> {
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: &'a Path,
     /// How much of the file is written.
     written: u64,
@@ -81,13 +79,14 @@ pub(super) fn plan(
 
 /// Writes the data file of a pack and syncs it. Returns what its index is to say.
 pub(super) fn write(
+    disk: &dyn Disk,
     path: &Path,
     pack: PackId,
     plan: Plan,
 ) -> Result<(index::Header, Entries), PackError> {
-    let uuid = segment::new_uuid().map_err(PackError::io("draw a random id for", path))?;
+    let uuid = disk.random().map_err(PackError::io("draw a random id for", path))?;
     let mut output = Output {
-        file: File::create(path).map_err(PackError::io("create", path))?,
+        file: disk.create(path).map_err(PackError::io("create", path))?,
         path,
         written: 0,
         buffer: data::header(pack, uuid),

@@ -1,5 +1,6 @@
 //! Whatever becomes of a pack's files, what is loaded is right, or there is an error.
 
+use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -8,6 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::RealDisk;
 use crate::testing::*;
 
 const BODY: usize = 20;
@@ -35,7 +37,7 @@ fn all() -> Wanted {
 /// Loads everything, as if the packs had just been opened. Fails with an error that
 /// does not name a file, and if anything comes out wrong. Returns whether anything was refused.
 fn is_refused(directory: &Path, id: PackId) -> bool {
-    let packs = Packs::open(directory).unwrap();
+    let packs = Packs::open(real(), directory).unwrap();
     let mut refused = false;
     let mut check = |result: Result<(), String>| {
         if let Err(error) = result {
@@ -91,7 +93,7 @@ fn flip(path: &Path, at: usize) {
 #[test]
 fn a_flipped_bit_anywhere_in_an_index_is_found() {
     let (directory, ids) = packed();
-    let packs = Packs::open(directory.path()).unwrap();
+    let packs = Packs::open(real(), directory.path()).unwrap();
     for id in ids {
         assert!(!is_refused(directory.path(), id));
         let path = packs.index_path(id);
@@ -106,7 +108,7 @@ fn a_flipped_bit_anywhere_in_an_index_is_found() {
 #[test]
 fn a_flipped_bit_in_a_header_or_a_record_is_found() {
     let (directory, [_, id]) = packed();
-    let path = Packs::open(directory.path()).unwrap().data_path(id);
+    let path = Packs::open(real(), directory.path()).unwrap().data_path(id);
     let bytes = fs::metadata(&path).unwrap().len() as usize;
     for at in (0..100).chain(4090..bytes) {
         flip(&path, at);
@@ -118,7 +120,7 @@ fn a_flipped_bit_in_a_header_or_a_record_is_found() {
 #[test]
 fn a_file_cut_off_anywhere_is_found() {
     let (directory, ids) = packed();
-    let packs = Packs::open(directory.path()).unwrap();
+    let packs = Packs::open(real(), directory.path()).unwrap();
     for path in ids.iter().flat_map(|id| names(&packs, *id)) {
         let whole = fs::read(&path).unwrap();
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -131,12 +133,17 @@ fn a_file_cut_off_anywhere_is_found() {
     }
 }
 
+fn rewrite(path: &Path, header: &index::Header, entries: &Entries) {
+    fs::remove_file(path).unwrap();
+    index::write(&RealDisk, path, header, entries).unwrap();
+}
+
 /// An index whose checksums are right and whose content is not.
 #[test]
 fn an_index_that_lies_cannot_do_harm() {
     let (directory, [_, id]) = packed();
-    let packs = Packs::open(directory.path()).unwrap();
-    let header = index::Index::open(&packs.index_path(id), id).unwrap().header;
+    let packs = Packs::open(real(), directory.path()).unwrap();
+    let header = index::Index::open(&RealDisk, &packs.index_path(id), id).unwrap().header;
     let entry = |position, offset, len, crc| Entry {
         position: Position(position),
         place: Place { offset, len, crc },
@@ -153,8 +160,8 @@ fn an_index_that_lies_cannot_do_harm() {
     ];
     for lie in lies {
         let entries = vec![(QueueId(1), vec![lie])];
-        index::write(&packs.index_path(id), &header, &entries).unwrap();
-        let fresh = Packs::open(directory.path()).unwrap();
+        rewrite(&packs.index_path(id), &header, &entries);
+        let fresh = Packs::open(real(), directory.path()).unwrap();
         let error = fresh.load(id, QueueId(1), &[(lie.position, 1)], usize::MAX).unwrap_err();
         let PackError::Io { .. } = error else {
             assert!(error.to_string().contains("of queue 1"), "{error}");
@@ -164,14 +171,14 @@ fn an_index_that_lies_cannot_do_harm() {
     }
     // The same place for all, and out of order.
     let same: Vec<_> = (0..2_000).map(|position| entry(position, 4096, len, crc)).collect();
-    index::write(&packs.index_path(id), &header, &vec![(QueueId(1), same)]).unwrap();
-    let fresh = Packs::open(directory.path()).unwrap();
+    rewrite(&packs.index_path(id), &header, &vec![(QueueId(1), same)]);
+    let fresh = Packs::open(real(), directory.path()).unwrap();
     assert!(fresh.load(id, QueueId(1), &[(Position(0), 2_000)], usize::MAX).is_err());
     let sets = PositionSet::of_runs([(Position(0), 2_000)]);
     assert!(fresh.merge(&[(id, [(QueueId(1), sets)].into())]).is_err());
     let back = vec![entry(10, 4096 + 2 * len, len, crc), entry(11, 4096, len, crc)];
-    index::write(&packs.index_path(id), &header, &vec![(QueueId(1), back)]).unwrap();
-    let fresh = Packs::open(directory.path()).unwrap();
+    rewrite(&packs.index_path(id), &header, &vec![(QueueId(1), back)]);
+    let fresh = Packs::open(real(), directory.path()).unwrap();
     assert!(fresh.load(id, QueueId(1), &[(Position(10), 2)], usize::MAX).is_err());
 }
 
@@ -186,7 +193,7 @@ proptest! {
         cut in proptest::option::weighted(0.2, any::<u32>()),
     ) {
         let (directory, ids) = FIXTURE.with(|(fixture, ids)| (image(fixture.path()), *ids));
-        let packs = Packs::open(directory.path()).unwrap();
+        let packs = Packs::open(real(), directory.path()).unwrap();
         for (which, file, at, flip) in edits {
             edit(&names(&packs, ids[usize::from(which)])[usize::from(file)], |bytes| {
                 if let Some(cut) = cut {
@@ -199,7 +206,7 @@ proptest! {
             });
         }
         for id in ids {
-            let loads = Packs::open(directory.path()).unwrap();
+            let loads = Packs::open(real(), directory.path()).unwrap();
             for position in ALL {
                 let runs = [(Position(position), 1)];
                 match loads.load(id, QueueId(1), &runs, usize::MAX) {

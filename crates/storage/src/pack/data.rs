@@ -11,15 +11,15 @@
 //! 4092 u32      crc32c of all before
 //! ```
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leveret_model::{Message, PackId, QueueId};
 use leveret_record::{Origin, Record, Records, Targets};
 
 use super::{Entry, PackError, Place, index};
+use crate::disk::{Disk, DiskFile};
 use crate::scan::read_pages;
 use crate::segment::{self, BadHeader, Uuid, array};
 
@@ -36,7 +36,7 @@ const READ_BYTES: u64 = 1024 * 1024;
 /// An open data file.
 #[derive(Debug)]
 pub(crate) struct Data {
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     /// How many bytes are in use, and there.
     bytes: u64,
@@ -81,15 +81,19 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Uuid, PackId), BadHeader> {
 
 impl Data {
     /// A segment of the log of which `bytes` bytes are in use, and there.
-    pub(crate) fn of_segment(file: File, path: PathBuf, bytes: u64) -> Data {
+    pub(crate) fn of_segment(file: Arc<dyn DiskFile>, path: PathBuf, bytes: u64) -> Data {
         Data { file, path, bytes }
     }
 
     /// Opens the data file that an index belongs to, under the first of these names that exists.
-    pub(super) fn open(names: &[PathBuf], index: &index::Header) -> Result<Data, PackError> {
+    pub(super) fn open(
+        disk: &dyn Disk,
+        names: &[PathBuf],
+        index: &index::Header,
+    ) -> Result<Data, PackError> {
         let mut error = None;
         for path in names {
-            match File::open(path) {
+            match disk.open(path) {
                 Ok(file) => return Data::check(file, path, index),
                 Err(failed) => {
                     let other = failed.kind() != io::ErrorKind::NotFound;
@@ -106,8 +110,12 @@ impl Data {
     }
 
     /// Whether it is the file the index was made for, and all of it.
-    fn check(file: File, path: &Path, index: &index::Header) -> Result<Data, PackError> {
-        let len = file.metadata().map_err(PackError::io("read", path))?.len();
+    fn check(
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        index: &index::Header,
+    ) -> Result<Data, PackError> {
+        let len = file.len().map_err(PackError::io("read", path))?;
         if len < HEADER_BYTES as u64 || len < index.data_bytes {
             return Err(PackError::damaged(path, len, "the file is cut off"));
         }

@@ -87,7 +87,7 @@ impl PackError {
     }
 
     /// For `map_err`: what was tried on which file.
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PackError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PackError {
         move |source| PackError::Io { action, path: path.to_owned(), source }
     }
 

@@ -27,14 +27,14 @@
 //!
 //! Header and directory are read when a pack is opened, a section when a message in it is wanted.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leveret_model::{Lsn, PackId, Position, QueueId};
 
 use super::{Entries, Entry, PackError, Place, Wanted};
+use crate::disk::{Disk, DiskFile};
 use crate::segment::{self, Uuid, array};
 
 const MAGIC: [u8; 8] = *b"LVRTIDX1";
@@ -63,7 +63,7 @@ pub(crate) struct Header {
 #[derive(Debug)]
 pub(crate) struct Index {
     pub(crate) header: Header,
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     directory: Vec<Section>,
 }
@@ -89,9 +89,14 @@ pub(super) struct Cursor<'a> {
 }
 
 /// Writes an index to a new file and syncs it.
-pub(crate) fn write(path: &Path, header: &Header, entries: &Entries) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(&encode(header, entries))?;
+pub(crate) fn write(
+    disk: &dyn Disk,
+    path: &Path,
+    header: &Header,
+    entries: &Entries,
+) -> io::Result<()> {
+    let file = disk.create(path)?;
+    file.write_all_at(&encode(header, entries), 0)?;
     file.sync_all()
 }
 
@@ -151,10 +156,19 @@ fn sections(entries: &Entries) -> Vec<(QueueId, &[Entry])> {
 
 impl Index {
     /// Opens the index of a pack and checks its header and directory.
-    pub(crate) fn open(path: &Path, pack: PackId) -> Result<Index, PackError> {
-        let file = File::open(path).map_err(PackError::io("open", path))?;
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, pack: PackId) -> Result<Index, PackError> {
+        let file = disk.open(path).map_err(PackError::io("open", path))?;
+        Index::read(file, path, pack)
+    }
+
+    /// The same of a file that is open.
+    pub(crate) fn read(
+        file: Arc<dyn DiskFile>,
+        path: &Path,
+        pack: PackId,
+    ) -> Result<Index, PackError> {
         let damaged = |offset: usize, what| PackError::damaged(path, offset as u64, what);
-        let len = file.metadata().map_err(PackError::io("read", path))?.len();
+        let len = file.len().map_err(PackError::io("read", path))?;
         let read =
             |bytes: &mut [u8]| file.read_exact_at(bytes, 0).map_err(PackError::io("read", path));
         let mut head = [0; HEADER_BYTES];

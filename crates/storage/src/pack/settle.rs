@@ -1,6 +1,5 @@
 //! Tidying up after a replay, which has found out which packs hold messages.
 
-use std::fs;
 use std::io;
 
 use leveret_model::PackId;
@@ -9,7 +8,6 @@ use super::data::Data;
 use super::index::Index;
 use super::{PackError, Packs, parse_name};
 use crate::error::OpenError;
-use crate::files::sync_directory;
 
 /// As [`Packs::settle`].
 pub(super) fn settle(packs: &Packs, live: &[PackId]) -> Result<(), OpenError> {
@@ -20,16 +18,16 @@ pub(super) fn settle(packs: &Packs, live: &[PackId]) -> Result<(), OpenError> {
     live.sort_unstable();
     let directory = packs.directory();
     let mut changed = false;
-    for entry in fs::read_dir(directory).map_err(OpenError::io("list", directory))? {
-        let path = entry.map_err(OpenError::io("list", directory))?.path();
+    let disk = packs.disk();
+    for path in disk.list(directory).map_err(OpenError::io("list", directory))? {
         let Some((id, kind)) = parse_name(&path) else { continue };
         if kind == super::UNFINISHED || live.binary_search(&id).is_err() {
-            fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+            disk.remove(&path).map_err(OpenError::io("remove", &path))?;
             changed = true;
         }
     }
     if changed {
-        sync_directory(directory).map_err(OpenError::io("sync", directory))?;
+        disk.sync_directory(directory).map_err(OpenError::io("sync", directory))?;
     }
     Ok(())
 }
@@ -37,8 +35,8 @@ pub(super) fn settle(packs: &Packs, live: &[PackId]) -> Result<(), OpenError> {
 /// Whether a pack has its two files. A segment that is still in `wal/` does not do: the replay
 /// has found its messages there.
 fn check(packs: &Packs, id: PackId) -> Result<(), PackError> {
-    let index = Index::open(&packs.index_path(id), id)?;
-    Data::open(&[packs.data_path(id)], &index.header).map(|_| ())
+    let index = Index::open(packs.disk(), &packs.index_path(id), id)?;
+    Data::open(packs.disk(), &[packs.data_path(id)], &index.header).map(|_| ())
 }
 
 fn refuse(id: PackId, error: PackError) -> OpenError {

@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::ErrorKind;
 
 use leveret_model::Lsn;
@@ -232,7 +233,7 @@ fn no_id_is_given_twice() {
     assert_eq!(new(&packs), 102);
     packs.remove(&[PackId(200)]);
     assert_eq!(new(&packs), 201);
-    assert_eq!(new(&Packs::open(directory.path()).unwrap()), 202);
+    assert_eq!(new(&Packs::open(real(), directory.path()).unwrap()), 202);
     packs.reserve_above(PackId(u64::MAX));
     assert!(packs.adopt(segment, &wanted([])).is_err());
 }

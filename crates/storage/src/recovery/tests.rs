@@ -1,7 +1,10 @@
+use std::fs;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::RealDisk;
 use crate::error::OpenError;
 use crate::testing::*;
 
@@ -146,7 +149,8 @@ fn a_refused_replay_names_the_frame() {
     let (killed, [_, second, _]) = killed();
     let mut replay =
         |lsn, _: &[u8]| if lsn == second { Err("no such queue".into()) } else { Ok(()) };
-    let error = recover(&killed.path().join("wal"), &mut replay).unwrap_err().to_string();
+    let error =
+        recover(&RealDisk, &killed.path().join("wal"), &mut replay).unwrap_err().to_string();
     assert!(error.contains(&format!("frame at address {second}")), "{error}");
     assert!(error.ends_with("no such queue"), "{error}");
 }
@@ -154,7 +158,7 @@ fn a_refused_replay_names_the_frame() {
 /// The state of a directory as a reader sees it.
 fn read(directory: &TempDir) -> (Frames, Lsn) {
     let mut frames = Vec::new();
-    let recovered = recover(&directory.path().join("wal"), &mut |lsn, records| {
+    let recovered = recover(&RealDisk, &directory.path().join("wal"), &mut |lsn, records| {
         frames.push((lsn, records.to_vec()));
         Ok(())
     });
@@ -195,7 +199,7 @@ fn each_opening_has_an_epoch_of_its_own() {
         commit(&log, b"x");
         log.close();
         let newest = segments(directory.path()).pop().unwrap();
-        let header = segment::Header::decode(&read_header(&newest).unwrap()).unwrap();
+        let header = segment::Header::decode(&read_header(&RealDisk, &newest).unwrap()).unwrap();
         assert_eq!(header.epoch, epoch);
     }
 }
@@ -219,7 +223,7 @@ fn unfinished_files_go_and_spare_ones_stay() {
 
 /// A segment made by hand: frames with the durable address each claims.
 fn build(wal: &Path, frames: &[(&[u8], u64)]) -> Vec<u64> {
-    let header = segment::Header::new([1; 16], 1, Lsn(0), 0).unwrap();
+    let header = segment::Header::new(&RealDisk, [1; 16], 1, Lsn(0), 0).unwrap();
     let mut bytes = header.encode();
     let (mut first, mut prev_crc, mut starts) = (Lsn(0), 0, Vec::new());
     for &(records, durable) in frames {
@@ -290,7 +294,7 @@ proptest! {
             bytes.truncate(cut.unwrap_or(usize::MAX));
         });
         let mut frames = Vec::new();
-        let recovered = recover(&wal, &mut |lsn, records| {
+        let recovered = recover(&RealDisk, &wal, &mut |lsn, records| {
             frames.push((lsn, records.to_vec()));
             Ok(())
         });

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leveret_model::{Lsn, Message, PackId, Position, QueueId};
 use leveret_record::{Origin, Targets};
@@ -12,8 +13,8 @@ use leveret_record::{Origin, Targets};
 use super::Damage;
 use super::segments::{self, Piece};
 use super::unindexed;
+use crate::disk::{Disk, RealDisk};
 use crate::error::OpenError;
-use crate::files::sync_directory;
 use crate::pack::data::{self, Data, HEADER_BYTES};
 use crate::pack::{self, Entries, Entry, PackError, Place, index};
 use crate::scan::read_pages;
@@ -222,11 +223,11 @@ impl Pack {
                 // Entries beyond the end of the data are in no extent.
                 let entries: Entries =
                     self.entries.iter().map(|(queue, all)| (*queue, all.clone())).collect();
-                index::write(&target, &header, &entries)
+                index::write(&RealDisk, &target, &header, &entries)
                     .map_err(OpenError::io("write", &target))?;
             }
         }
-        sync_directory(&folder).map_err(OpenError::io("sync", &folder))?;
+        RealDisk.sync_directory(&folder).map_err(OpenError::io("sync", &folder))?;
         Ok(true)
     }
 
@@ -260,7 +261,9 @@ impl Pack {
 
     /// Reads the index; what is not sound of it is noted.
     fn open_index(&mut self, path: &Path, id: PackId) -> Result<Option<index::Header>, OpenError> {
-        let index = match index::Index::open(path, id) {
+        // Without asking for the right to write.
+        let index = File::open(path).map_err(PackError::io("open", path));
+        let index = match index.and_then(|file| index::Index::read(Arc::new(file), path, id)) {
             Ok(index) => index,
             Err(PackError::UnknownVersion { file, version }) => {
                 return Err(OpenError::UnknownVersion { file, version });
@@ -315,7 +318,7 @@ impl Pack {
         let bytes = said.map_or(len, |said| said.data_bytes);
         if let Some(what) = broken {
             self.headless = true;
-            self.uuid = segment::new_uuid().map_err(OpenError::io("get a random id for", &path))?;
+            self.uuid = RealDisk.random().map_err(OpenError::io("get a random id for", &path))?;
             self.segment = said.and_then(|said| said.segment);
             let end = (HEADER_BYTES as u64).min(len);
             self.damage.push(Damage { file: path.clone(), start: 0, end, what: what.to_owned() });
@@ -328,7 +331,7 @@ impl Pack {
             // The index does not fit any more; what it says of records does.
             self.index = None;
         }
-        self.data = Some(Data::of_segment(file, path, bytes.min(len)));
+        self.data = Some(Data::of_segment(Arc::new(file), path, bytes.min(len)));
         Ok(())
     }
 

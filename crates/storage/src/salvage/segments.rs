@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leveret_model::Lsn;
 
@@ -155,7 +156,7 @@ fn guess(segment: &mut Segment, file: File, named: bool) -> io::Result<()> {
         segment.first = header.map(|(header, _)| header.first).unwrap_or_default();
     }
     let expected = Expected { segment: segment.first, seed: 0, epoch: 0 };
-    let mut scan = Scan::lenient(file, expected)?;
+    let mut scan = Scan::lenient(Arc::new(file), expected)?;
     if let Some((seed, epoch)) = seed::find(&mut scan, segment.first)? {
         (segment.seed, segment.epoch) = (seed, epoch);
     }
@@ -187,7 +188,7 @@ pub fn read(
     }
     let Segment { first, seed, epoch, .. } = *segment;
     let expected = Expected { segment: first, seed, epoch };
-    let mut scan = Scan::lenient(File::open(&segment.path)?, expected)?;
+    let mut scan = Scan::lenient(Arc::new(File::open(&segment.path)?), expected)?;
     let mut at = first;
     let mut closed = false;
     while next.is_none_or(|next| at < next) {
