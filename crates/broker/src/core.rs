@@ -144,8 +144,10 @@ impl Core {
         }
         for mut outbound in effects.outbound.drain(..) {
             let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
-            let waits = outbound.after_log || outbound.after_promise && !log.is_out_of_space();
-            let held_back = waits && end > self.progress.durable();
+            let durable = self.progress.durable();
+            let promised = outbound.promise.is_some_and(|at| at >= durable);
+            let waits = outbound.after_log || promised && !log.is_out_of_space();
+            let held_back = waits && end > durable;
             if held_back {
                 self.waiters.wake(end, Arc::clone(outbox));
             }

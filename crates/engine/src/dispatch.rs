@@ -1,7 +1,7 @@
 //! A message's way out: to consumers in turn, or to whoever asks for one.
 
 use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
-use leveret_model::{Position, QueueId, ShortString};
+use leveret_model::{Lsn, Position, QueueId, ShortString};
 
 use crate::effect::{Item, Reply};
 use crate::engine::{Consumer, Engine};
@@ -91,7 +91,7 @@ impl Engine {
                 turn += 1;
                 let promised = queue.promise(&entry, step);
                 let outbound = &mut step.effects.outbound[session.told.1];
-                outbound.after_promise |= promised;
+                outbound.promise = outbound.promise.max(promised);
                 let chunk = match named {
                     Some((slot, chunk)) if slot == entry.chunk => chunk,
                     _ => outbound.chunk(entry.chunk, &self.chunks),
@@ -163,7 +163,7 @@ impl Engine {
         let outbound = session.outbound(step.session, step_number, step.effects);
         let chunk = outbound.chunk(entry.chunk, &self.chunks);
         outbound.bytes += entry.bytes as usize;
-        outbound.after_promise |= promised;
+        outbound.promise = promised;
         outbound.items.push(Item::Got {
             holder: number,
             redelivered,
@@ -184,17 +184,21 @@ impl Engine {
 }
 
 impl Queue {
-    /// Has the log know that a message is delivered, and more soon. Says whether it should not be
-    /// told before: after a restart it may not pass for one that nobody has seen.
+    /// Has the log know that a message is delivered, and more soon. Says where in the log that
+    /// stands: the message should not be told before, or after a restart it might pass for one that
+    /// nobody has seen.
     #[inline]
-    fn promise(&mut self, entry: &Entry, step: &mut Step<'_>) -> bool {
-        let news = entry.durable && entry.position >= self.promised;
-        if news {
+    fn promise(&mut self, entry: &Entry, step: &mut Step<'_>) -> Option<Lsn> {
+        if !entry.durable {
+            return None;
+        }
+        if entry.position >= self.promised {
             self.promised = Position(entry.position.0 + PROMISED_MESSAGES);
+            self.promised_at = Some(step.address);
             leveret_record::write_delivered(&mut step.effects.log, self.id, self.promised);
             step.effects.records += 1;
         }
-        news
+        self.promised_at
     }
 }
 

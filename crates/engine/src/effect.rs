@@ -71,10 +71,10 @@ pub struct Outbound {
     pub bytes: usize,
     /// Whether it speaks of a change that must be durable before it is told.
     pub after_log: bool,
-    /// Whether the log is told in this step that messages of it are delivered. Then that should be
-    /// durable first, so that a restart knows that they may have been seen; but consumers need not
-    /// stop when the log does.
-    pub after_promise: bool,
+    /// Where the log is told that messages of it are delivered: by what a step wrote that began at
+    /// this address. That should be durable first, so that a restart knows that they may have been
+    /// seen; but consumers need not stop when the log does.
+    pub promise: Option<Lsn>,
 }
 
 /// One thing to tell a session.
@@ -249,7 +249,7 @@ impl Outbound {
     #[must_use]
     pub fn of(session: SessionId, items: Vec<Item>) -> Self {
         let chunks = Vec::new();
-        Outbound { session, chunks, items, bytes: 0, after_log: false, after_promise: false }
+        Outbound { session, chunks, items, bytes: 0, after_log: false, promise: None }
     }
 
     /// Copies the messages it speaks of into a chunk of their own, if it would keep much more in

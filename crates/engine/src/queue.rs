@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use leveret_model::{FieldTable, PackId, Position, QueueId, SessionId, ShortString, Time};
+use leveret_model::{FieldTable, Lsn, PackId, Position, QueueId, SessionId, ShortString, Time};
 
 use crate::bound::Bindings;
 use crate::chunks::Chunks;
@@ -84,6 +84,8 @@ pub(crate) struct Queue {
     pub(crate) seen: Position,
     /// Durable messages from this one on are not delivered before the log knows.
     pub(crate) promised: Position,
+    /// Where the log was told so last, if not by a replay.
+    pub(crate) promised_at: Option<Lsn>,
     /// Whether somebody needs its first message, which is only on disk.
     pub(crate) wanted: bool,
     /// Whether it is on the engine's list of queues with messages in memory that packs hold too.
@@ -198,6 +200,7 @@ impl Queue {
             deadline: Time::NEVER,
             seen: Position(0),
             promised: Position(0),
+            promised_at: None,
             wanted: false,
             listed: false,
             damaged: 0,

@@ -276,7 +276,9 @@ impl World {
     /// What one session of the last step is told.
     fn hear(&mut self, outbound: &Outbound) {
         let session = outbound.session.0;
-        if outbound.after_log || outbound.after_promise {
+        // Everything before this step is durable.
+        let step = self.log.last().map(|(address, _)| *address);
+        if outbound.after_log || outbound.promise.is_some() && outbound.promise >= step {
             self.held_back.push(session);
         }
         let told_before = self.bytes.entry(session).or_default();
