@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 
 use leveret_engine::{Batch, Engine, Load, QueueStatus};
 use leveret_model::{Chunk, Lsn, SessionId};
-use leveret_storage::{Log, LogOptions, Packs, ReplayError};
+use leveret_storage::{Log, LogOptions, OnDurable, Packs, Replay, ReplayError};
 
 pub use leveret_storage::OpenError;
 
@@ -80,67 +80,16 @@ impl Broker {
             path: options.data_dir.clone(),
             source: io::Error::other(error.to_string()),
         })?;
-        let mut engine = Engine::new(seed);
-        let waiters = Arc::new(Waiters::default());
-        let progress = Arc::new(Progress::default());
-        let on_durable = {
-            let (waiters, progress) = (Arc::clone(&waiters), Arc::clone(&progress));
-            move |durable: Lsn| {
-                progress.became_durable(durable);
-                waiters.durable(durable);
-                waiters.unpark();
-            }
-        };
-        let log = Log::open(
-            &options.data_dir,
-            LogOptions { segment_bytes: options.segment_bytes, ..LogOptions::default() },
-            &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
-            Box::new(on_durable),
-        )?;
-        let (clock, budget) = (Arc::<Clock>::default(), Arc::new(Budget::new(options.memory_max)));
-        let packer = Arc::<Packer>::default();
-        engine.restored(clock.now());
-        engine.set_memory_target(options.memory_target);
-        let packs = log.packs();
-        packs.reserve_above(engine.last_pack());
-        packs.settle(&engine.packs().collect::<Vec<_>>())?;
-        log.pin(&engine.addresses().collect::<Vec<_>>());
-        progress.became_durable(log.durable());
-        let (loads, wanted) = loader::channel();
-        let around = Around {
-            waiters: Arc::clone(&waiters),
-            progress: Arc::clone(&progress),
-            budget: Arc::clone(&budget),
-            clock: Arc::clone(&clock),
-            packer: Arc::clone(&packer),
-            loads,
-            memory_target: options.memory_target,
-        };
-        let watch = Watch::start(&options.disk, &options.data_dir, Arc::clone(&budget));
-        let watch = watch.map_err(|source| OpenError::Io {
-            action: "start the thread that watches the disk of",
-            path: options.data_dir.clone(),
-            source,
+        let parts = Parts::open(&options, seed, Clock::default(), |log, replay, on_durable| {
+            Log::open(&options.data_dir, log, replay, on_durable)
         })?;
-        let shared = Shared {
-            combiner: Combiner::new(Core::new(engine, log, around)),
-            waiters,
-            progress,
-            budget,
-            clock,
-            packer,
-            watch,
-            users: options.users,
-            next_session: AtomicU64::new(TICK.0 + 1),
-        };
-        let shared = Arc::new(shared);
-        let merger = Merger::new(packs.clone(), options.segment_bytes);
-        shared.start_threads(packs, merger, wanted).map_err(|source| OpenError::Io {
+        let broker = parts.broker();
+        parts.start_threads().map_err(|source| OpenError::Io {
             action: "start the threads of",
             path: options.data_dir,
             source,
         })?;
-        Ok(Broker { shared: Arc::new(Handle { shared }) })
+        Ok(broker)
     }
 
     /// Whether this user may connect with this password, from this machine or from elsewhere.
@@ -214,6 +163,12 @@ impl Broker {
 }
 
 impl Shared {
+    /// Has the engine see what time it is.
+    pub(crate) fn tick(&self) {
+        let (chunk, commands) = (Chunk::default(), Vec::new());
+        self.combiner.submit(Batch { session: TICK, chunk, commands });
+    }
+
     /// Ends what works on the data directory.
     fn end_threads(&self) {
         self.clock.close();
@@ -221,21 +176,89 @@ impl Shared {
         self.clock.join();
         self.packer.join();
     }
+}
+
+/// A broker without what runs beside its engine.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) packs: Packs,
+    pub(crate) merger: Merger,
+    /// What the engine needs from packs.
+    pub(crate) wanted: Receiver<Load>,
+}
+
+impl Parts {
+    /// Restores what the data directory holds, through a log that `open_log` opens.
+    pub(crate) fn open(
+        options: &Options,
+        seed: [u8; 16],
+        clock: Clock,
+        open_log: impl FnOnce(LogOptions, &mut Replay<'_>, OnDurable) -> Result<Log, OpenError>,
+    ) -> Result<Parts, OpenError> {
+        let mut engine = Engine::new(seed);
+        let waiters = Arc::new(Waiters::default());
+        let progress = Arc::new(Progress::default());
+        let on_durable = {
+            let (waiters, progress) = (Arc::clone(&waiters), Arc::clone(&progress));
+            move |durable: Lsn| {
+                progress.became_durable(durable);
+                waiters.durable(durable);
+                waiters.unpark();
+            }
+        };
+        let log = open_log(
+            LogOptions { segment_bytes: options.segment_bytes, ..LogOptions::default() },
+            &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
+            Box::new(on_durable),
+        )?;
+        let (clock, budget) = (Arc::new(clock), Arc::new(Budget::new(options.memory_max)));
+        let packer = Arc::<Packer>::default();
+        engine.restored(clock.now());
+        engine.set_memory_target(options.memory_target);
+        let packs = log.packs();
+        packs.reserve_above(engine.last_pack());
+        packs.settle(&engine.packs().collect::<Vec<_>>())?;
+        log.pin(&engine.addresses().collect::<Vec<_>>());
+        progress.became_durable(log.durable());
+        let (loads, wanted) = loader::channel();
+        let around = Around {
+            waiters: Arc::clone(&waiters),
+            progress: Arc::clone(&progress),
+            budget: Arc::clone(&budget),
+            clock: Arc::clone(&clock),
+            packer: Arc::clone(&packer),
+            loads,
+            memory_target: options.memory_target,
+        };
+        let shared = Shared {
+            combiner: Combiner::new(Core::new(engine, log, around)),
+            waiters,
+            progress,
+            watch: Watch::new(&options.disk, &options.data_dir, Arc::clone(&budget)),
+            budget,
+            clock,
+            packer,
+            users: options.users.clone(),
+            next_session: AtomicU64::new(TICK.0 + 1),
+        };
+        let merger = Merger::new(packs.clone(), options.segment_bytes);
+        Ok(Parts { shared: Arc::new(shared), packs, merger, wanted })
+    }
+
+    pub(crate) fn broker(&self) -> Broker {
+        Broker { shared: Arc::new(Handle { shared: Arc::clone(&self.shared) }) }
+    }
 
     /// Starts what runs beside the engine, for as long as somebody has the broker.
-    fn start_threads(
-        self: &Arc<Self>,
-        packs: Packs,
-        merger: Merger,
-        wanted: Receiver<Load>,
-    ) -> io::Result<()> {
-        loader::start(Arc::downgrade(self), packs.clone(), wanted)?;
-        self.packer.start(Arc::downgrade(self), packs, merger)?;
-        let broker = Arc::downgrade(self);
-        self.clock.start(move || {
+    fn start_threads(self) -> io::Result<()> {
+        let Parts { shared, packs, merger, wanted } = self;
+        let broker = Arc::downgrade(&shared);
+        shared.watch.start()?;
+        loader::start(broker.clone(), packs.clone(), wanted)?;
+        shared.packer.start(broker.clone(), packs, merger)?;
+        shared.clock.start(move || {
             if let Some(shared) = broker.upgrade() {
-                let (chunk, commands) = (Chunk::default(), Vec::new());
-                shared.combiner.submit(Batch { session: TICK, chunk, commands });
+                shared.tick();
             }
         })
     }

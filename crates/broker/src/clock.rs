@@ -16,8 +16,7 @@ const BREATH: Duration = Duration::from_micros(100);
 
 /// The wall clock as it was at the start, and how long that is ago: it never goes back.
 pub(crate) struct Clock {
-    start: Instant,
-    origin: Time,
+    source: Source,
     /// When the next tick is due, in the milliseconds of [`Time`].
     due: AtomicU64,
     closed: AtomicBool,
@@ -25,23 +24,47 @@ pub(crate) struct Clock {
     handle: Mutex<Option<JoinHandle<()>>>,
 }
 
+enum Source {
+    System {
+        start: Instant,
+        origin: Time,
+    },
+    /// A simulation says what time it is.
+    #[cfg(test)]
+    Given(Arc<AtomicU64>),
+}
+
 impl Default for Clock {
     fn default() -> Self {
         let origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let origin = Time(0).after(milliseconds(origin));
+        Clock::new(Source::System { start: Instant::now(), origin })
+    }
+}
+
+impl Clock {
+    fn new(source: Source) -> Self {
         Clock {
-            start: Instant::now(),
-            origin: Time(0).after(milliseconds(origin)),
+            source,
             due: AtomicU64::new(Time::NEVER.0),
             closed: AtomicBool::new(false),
             thread: OnceLock::new(),
             handle: Mutex::new(None),
         }
     }
-}
 
-impl Clock {
+    /// A clock that shows what it is told, in the milliseconds of [`Time`].
+    #[cfg(test)]
+    pub(crate) fn given(now: Arc<AtomicU64>) -> Self {
+        Clock::new(Source::Given(now))
+    }
+
     pub(crate) fn now(&self) -> Time {
-        self.origin.after(milliseconds(self.start.elapsed()))
+        match &self.source {
+            Source::System { start, origin } => origin.after(milliseconds(start.elapsed())),
+            #[cfg(test)]
+            Source::Given(now) => Time(now.load(Ordering::Relaxed)),
+        }
     }
 
     /// Starts the thread. `tick` is called when the deadline has come, and must see to it that

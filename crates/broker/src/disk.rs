@@ -84,6 +84,8 @@ struct Marks {
 /// The watch over one data directory's disk.
 pub(crate) struct Watch {
     sight: Arc<Sight>,
+    /// What looks, until it is started.
+    seeing: Mutex<Option<(Seeing, Probe)>>,
     /// The thread, which ends when this sender does.
     running: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
@@ -173,12 +175,8 @@ fn resume(mark: u64) -> u64 {
 }
 
 impl Watch {
-    /// Looks for the first time, and begins to watch.
-    pub(crate) fn start(
-        options: &DiskOptions,
-        directory: &Path,
-        budget: Arc<Budget>,
-    ) -> io::Result<Watch> {
+    /// Looks for the first time.
+    pub(crate) fn new(options: &DiskOptions, directory: &Path, budget: Arc<Budget>) -> Watch {
         let own = || Probe::of(directory.to_owned());
         let probe = options.probe.clone().unwrap_or_else(own);
         let first = probe.look();
@@ -192,10 +190,19 @@ impl Watch {
         let mut seeing =
             Seeing { sight: Arc::clone(&sight), budget, level: Level::Enough, told: false };
         seeing.see(first);
+        let (seeing, running) = (Mutex::new(Some((seeing, probe))), Mutex::new(None));
+        Watch { sight, seeing, running }
+    }
+
+    /// Begins to watch.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        let seeing = self.seeing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((seeing, probe)) = seeing else { return Ok(()) };
         let (stop, stopped) = mpsc::channel();
         let builder = thread::Builder::new().name("disk-watch".to_owned());
         let handle = builder.spawn(move || seeing.run(&probe, &stopped))?;
-        Ok(Watch { sight, running: Mutex::new(Some((stop, handle))) })
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, handle));
+        Ok(())
     }
 
     pub(crate) fn disk(&self) -> Disk {

@@ -30,6 +30,8 @@ pub use session::Session;
 pub use users::{LoginError, User};
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub use leveret_engine as engine;

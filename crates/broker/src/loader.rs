@@ -46,20 +46,30 @@ fn run(shared: &Weak<Shared>, packs: &Packs, loads: &Receiver<Load>) {
             Err(TryRecvError::Empty) => {}
         }
         let Some(load) = waiting.pop_front() else { continue };
-        match read(packs, &load) {
-            Ok(Some(Found { chunk, messages })) => {
-                answer(shared, Loaded { load, messages, damaged: false }, chunk);
-            }
-            Ok(None) => {
-                let messages = Vec::new();
-                answer(shared, Loaded { load, messages, damaged: true }, Chunk::default());
-            }
-            Err(error) => {
-                // Most likely there are too many open files: that passes.
-                tracing::error!(%error, "cannot read messages; their queue waits");
-                waiting.push_back(load);
-                thread::sleep(PAUSE_AFTER_ERROR);
-            }
+        if let Err(load) = bring(shared, packs, load) {
+            waiting.push_back(load);
+            thread::sleep(PAUSE_AFTER_ERROR);
+        }
+    }
+}
+
+/// Brings messages, or says that the first is lost (then `false`). Returns what was asked for if
+/// that may work later.
+pub(crate) fn bring(shared: &Weak<Shared>, packs: &Packs, load: Load) -> Result<bool, Load> {
+    match read(packs, &load) {
+        Ok(Some(Found { chunk, messages })) => {
+            answer(shared, Loaded { load, messages, damaged: false }, chunk);
+            Ok(true)
+        }
+        Ok(None) => {
+            let messages = Vec::new();
+            answer(shared, Loaded { load, messages, damaged: true }, Chunk::default());
+            Ok(false)
+        }
+        Err(error) => {
+            // Most likely there are too many open files: that passes.
+            tracing::error!(%error, "cannot read messages; their queue waits");
+            Err(load)
         }
     }
 }

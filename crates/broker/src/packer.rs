@@ -116,7 +116,7 @@ fn run(shared: &Weak<Shared>, packs: &Packs, mut merger: Merger) {
 }
 
 /// Packs one segment, if one is due.
-fn pack_next(broker: &Arc<Shared>, packs: &Packs) -> Result<bool, PackError> {
+pub(crate) fn pack_next(broker: &Arc<Shared>, packs: &Packs) -> Result<bool, PackError> {
     let Some((segment, survey)) = broker.combiner.with(Core::next_to_pack) else {
         return Ok(false);
     };

@@ -1,0 +1,452 @@
+//! One life of a broker: its clients, and what threads would do beside it.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use leveret_engine::command::{Binding, Consume, DeclareQueue, Destination};
+use leveret_engine::{Command, Item, Load, Operation, Outbound, Outcome, Reply, Token};
+use leveret_model::{Chunk, FieldTable, Message, ShortString};
+use leveret_storage::simulated::{Faults, SimulatedDisk};
+use leveret_storage::{Log, Stepper};
+
+use super::World;
+use super::truth::{Came, Place, Truth};
+use crate::broker::Parts;
+use crate::clock::Clock;
+use crate::loader;
+use crate::packer::pack_next;
+use crate::{Broker, DiskOptions, OpenError, Options, Session};
+
+/// Durable queues, and behind them a transient one.
+const QUEUES: [&str; 4] = ["first", "second", "third", "transient"];
+const DURABLE: usize = 3;
+const EXCHANGE: &str = "amq.fanout";
+/// How much a segment holds: a few batches.
+const SEGMENT_BYTES: u64 = 16 * 1024;
+
+pub(super) struct Life {
+    parts: Parts,
+    stepper: Stepper,
+    broker: Broker,
+    loads: VecDeque<Load>,
+    publisher: Client,
+    /// The message of each number that the publisher is to be told of.
+    numbers: Vec<u64>,
+    consumer: Client,
+    /// Publishes in transactions: what the open ones are called, and how many messages they have.
+    committer: Client,
+    commits: VecDeque<u64>,
+}
+
+/// A session, and what it waits for.
+struct Client {
+    session: Session,
+    /// The queues it gets from and has no answer of.
+    gets: VecDeque<usize>,
+    /// The queues of its consumers: those not told of yet, and those that are.
+    asked: VecDeque<usize>,
+    consumers: Vec<(u64, usize)>,
+    held: Vec<(u64, Place)>,
+}
+
+/// What a client was told.
+enum Told {
+    Came { place: Place, redelivered: bool },
+    Confirmed(u64, u64),
+    Committed,
+    Other,
+}
+
+impl Life {
+    pub(super) fn open(
+        disk: &SimulatedDisk,
+        now: &Arc<AtomicU64>,
+        seed: u64,
+    ) -> Result<Life, OpenError> {
+        let options = Options {
+            data_dir: "/data".into(),
+            users: Vec::new(),
+            memory_max: 1 << 30,
+            memory_target: [0, 8 * 1024, 1 << 20][(seed % 3) as usize],
+            segment_bytes: SEGMENT_BYTES,
+            disk: DiskOptions::default(),
+        };
+        let (mut stepper, disk) = (None, Arc::new(disk.clone()));
+        let clock = Clock::given(Arc::clone(now));
+        let parts = Parts::open(&options, [7; 16], clock, |log, replay, on_durable| {
+            let directory = Path::new("/data");
+            let (log, steps) = Log::open_stepped(disk, directory, log, replay, on_durable)?;
+            stepper = Some(steps);
+            Ok(log)
+        })?;
+        let broker = parts.broker();
+        let [publisher, consumer, committer] = std::array::from_fn(|_| Client::new(&broker));
+        publisher.send(Operation::SelectConfirms { reply: false });
+        committer.send(Operation::SelectTransactions);
+        Ok(Life {
+            parts,
+            stepper: stepper.expect("made with the log"),
+            broker,
+            loads: VecDeque::new(),
+            publisher,
+            numbers: Vec::new(),
+            consumer,
+            committer,
+            commits: VecDeque::new(),
+        })
+    }
+
+    /// Ends in order.
+    pub(super) fn close(self) {
+        let Life { parts, stepper, broker, publisher, consumer, committer, .. } = self;
+        drop((publisher, consumer, committer));
+        broker.close();
+        stepper.close();
+        drop(parts);
+    }
+
+    /// Declares what there is to be used.
+    pub(super) fn set_up(&mut self, world: &mut World, first: bool) {
+        for (index, name) in QUEUES.into_iter().enumerate() {
+            if index < DURABLE && !first {
+                continue;
+            }
+            let binding = Binding {
+                destination: Destination::Queue(ShortString::from_static(name)),
+                source: ShortString::from_static(EXCHANGE),
+                routing_key: ShortString::default(),
+                arguments: FieldTable::default(),
+                reply: true,
+            };
+            self.publisher.send(Operation::DeclareQueue(Box::new(DeclareQueue {
+                name: ShortString::from_static(name),
+                passive: false,
+                durable: index < DURABLE,
+                exclusive: false,
+                auto_delete: false,
+                arguments: FieldTable::default(),
+                reply: true,
+            })));
+            self.publisher.send(Operation::Bind(Box::new(binding)));
+        }
+        while self.stepper.commit() {}
+        self.listen(&mut world.truth);
+    }
+
+    /// Reads all there is, holds it against the truth, and puts it back.
+    pub(super) fn verify(&mut self, world: &mut World) {
+        let mut reader = Client::new(&self.broker);
+        let known = self.broker.queues().iter().any(|queue| queue.durable);
+        let mut found: Vec<Vec<Came>> = (0..DURABLE).map(|_| Vec::new()).collect();
+        if known {
+            (0..DURABLE).for_each(|queue| reader.consume(queue));
+        }
+        let ready =
+            |broker: &Broker| broker.queues().iter().map(|queue| queue.ready).sum::<usize>();
+        let (mut quiet, mut left) = (0, usize::MAX);
+        while quiet < 3 && left > 0 {
+            quiet += 1;
+            // What cannot be read is given up one by one.
+            if std::mem::replace(&mut left, ready(&self.broker)) > left {
+                quiet = 0;
+            }
+            while self.stepper.commit() {}
+            self.bring(&mut world.truth, usize::MAX);
+            for told in reader.listen() {
+                if let Told::Came { place: (queue, id), redelivered } = told {
+                    found[queue].push(Came { id, redelivered });
+                }
+            }
+        }
+        assert_eq!(ready(&self.broker), 0, "everything comes");
+        let places = found.iter().enumerate();
+        let places = places.flat_map(|(queue, found)| found.iter().map(move |it| (queue, it.id)));
+        let places: Vec<Place> = places.collect();
+        world.truth.restarted(&found);
+        places.into_iter().for_each(|place| world.truth.see(place));
+    }
+
+    /// Does this and that, until it has done enough.
+    pub(super) fn live(&mut self, world: &mut World) {
+        for _ in 0..20 + world.random.below(200) {
+            let truth = &mut world.truth;
+            match world.random.below(16) {
+                0..3 => self.publish(world),
+                3 => self.commit(world),
+                4 => self.get(world),
+                5 => self.consume(world),
+                6 | 7 => self.settle(world),
+                8 => drop(self.stepper.keep()),
+                9 => drop(pack_next(&self.parts.shared, &self.parts.packs)),
+                10 => drop(self.parts.merger.merge_next(&self.parts.shared)),
+                11 => self.bring(truth, 1),
+                12 => {
+                    world.now.fetch_add(world.random.below(5_000), Ordering::Relaxed);
+                    self.parts.shared.tick();
+                }
+                13 if world.random.chance(0.1) => {
+                    // All it holds goes back.
+                    self.consumer = Client::new(&self.broker);
+                }
+                13 if world.random.chance(0.1) => self.fill_disk(world),
+                _ => drop(self.stepper.commit()),
+            }
+            self.listen(&mut world.truth);
+        }
+    }
+
+    /// Writes once more, so that damage to what was written before can be told from a write that
+    /// was cut off.
+    pub(super) fn prove(&mut self, world: &mut World) {
+        while self.stepper.commit() {}
+        self.listen(&mut world.truth);
+        // Nobody hears what comes of this.
+        self.publish(world);
+        while self.stepper.commit() {}
+    }
+
+    /// There is no room for a while.
+    fn fill_disk(&mut self, world: &mut World) {
+        let used: u64 = world.disk.files().iter().map(|(_, bytes)| bytes).sum();
+        let capacity = Some(used + world.random.below(8 * 1024));
+        world.disk.set_faults(Faults { capacity, ..Faults::default() });
+        for _ in 0..world.random.below(30) {
+            match world.random.below(6) {
+                0 | 1 => self.publish(world),
+                2 => drop(pack_next(&self.parts.shared, &self.parts.packs)),
+                3 => drop(self.stepper.keep()),
+                4 => self.settle(world),
+                _ => drop(self.stepper.commit()),
+            }
+            self.listen(&mut world.truth);
+        }
+        world.disk.set_faults(Faults::default());
+    }
+
+    fn publish(&mut self, world: &mut World) {
+        let asked = world.truth.number();
+        let (mut chunk, mut operations) = (Chunk::default(), Vec::new());
+        for first in 0..1 + world.random.below(6) as u32 {
+            // What a read brings is one step, and a step is one piece of the log.
+            let id = publish_one(world, asked, &mut chunk);
+            self.numbers.push(id);
+            operations.push(Operation::Publish {
+                first,
+                count: 1,
+                mandatory: false,
+                special: false,
+            });
+        }
+        self.publisher.submit(operations, chunk);
+    }
+
+    fn commit(&mut self, world: &mut World) {
+        let asked = world.truth.number();
+        for _ in 0..1 + world.random.below(3) {
+            let mut chunk = Chunk::default();
+            publish_one(world, asked, &mut chunk);
+            let publish =
+                Operation::Publish { first: 0, count: 1, mandatory: false, special: false };
+            self.committer.submit(vec![publish], chunk);
+        }
+        self.committer.send(Operation::Commit);
+        self.commits.push_back(asked);
+    }
+
+    fn get(&mut self, world: &mut World) {
+        let queue = world.random.below(QUEUES.len() as u64) as usize;
+        self.consumer.gets.push_back(queue);
+        self.consumer.send(Operation::Get { queue: name(queue), no_ack: false });
+    }
+
+    fn consume(&mut self, world: &mut World) {
+        if self.consumer.consumers.len() + self.consumer.asked.len() < 2 {
+            self.consumer.send(Operation::Prefetch { count: 5, shared: false });
+            self.consumer.consume(world.random.below(QUEUES.len() as u64) as usize);
+        }
+    }
+
+    fn settle(&mut self, world: &mut World) {
+        let consumer = &mut self.consumer;
+        // Who waits for an answer may have to wait with what it asks after that.
+        if consumer.held.is_empty() || !consumer.gets.is_empty() || !consumer.asked.is_empty() {
+            return;
+        }
+        let at = world.random.below(consumer.held.len() as u64) as usize;
+        let (lease, place) = consumer.held.remove(at);
+        let outcome = [Outcome::Accept, Outcome::Accept, Outcome::Discard, Outcome::Requeue]
+            [world.random.below(4) as usize];
+        consumer.send(Operation::Settle { lease, multiple: false, outcome });
+        if outcome != Outcome::Requeue {
+            world.truth.settle(place);
+        }
+    }
+
+    /// Brings what the engine needs from packs, as much as is asked for so far.
+    fn bring(&mut self, truth: &mut Truth, most: usize) {
+        self.loads.extend(self.parts.wanted.try_iter());
+        for _ in 0..self.loads.len().min(most) {
+            let Some(load) = self.loads.pop_front() else { break };
+            match loader::bring(&Arc::downgrade(&self.parts.shared), &self.parts.packs, load) {
+                Ok(whole) => truth.lost += u64::from(!whole),
+                Err(load) => self.loads.push_back(load),
+            }
+        }
+    }
+
+    /// Hears what all clients are told.
+    fn listen(&mut self, truth: &mut Truth) {
+        let out_of_space = self
+            .parts
+            .shared
+            .combiner
+            .with(|core| core.log().is_some_and(leveret_storage::Log::is_out_of_space));
+        for told in self.publisher.listen() {
+            if let Told::Confirmed(first, last) = told {
+                let confirmed = &self.numbers[first as usize - 1..last as usize];
+                confirmed.iter().for_each(|id| truth.confirm(*id));
+            }
+        }
+        for told in self.committer.listen() {
+            if matches!(told, Told::Committed) {
+                let asked = self.commits.pop_front().expect("it was asked for");
+                truth.is_durable(asked);
+            }
+        }
+        for told in self.consumer.listen() {
+            if let Told::Came { place, .. } = told
+                && place.0 < DURABLE
+                && !out_of_space
+            {
+                truth.see(place);
+            }
+        }
+    }
+}
+
+/// Adds a message for one queue or for all.
+fn publish_one(world: &mut World, asked: u64, chunk: &mut Chunk) -> u64 {
+    let random = &mut world.random;
+    let queue = random.below(QUEUES.len() as u64 + 2) as usize;
+    let persistent = random.chance(0.8);
+    let queues: Vec<usize> = match queue {
+        0..DURABLE => vec![queue],
+        DURABLE => Vec::new(),
+        _ => (0..DURABLE).collect(),
+    };
+    let size = [16, 100, 1_000, 6_000][random.below(4) as usize];
+    // A transient message of no durable queue is nobody's loss.
+    let id = world.truth.publish(&queues, persistent && !queues.is_empty(), asked);
+    let (exchange, key) = if queue > DURABLE { (EXCHANGE, "") } else { ("", QUEUES[queue]) };
+    let mut envelope = Vec::new();
+    for part in [exchange, key] {
+        envelope.push(part.len() as u8);
+        envelope.extend_from_slice(part.as_bytes());
+    }
+    let body = body(id, size);
+    let message = Message { envelope: &envelope, properties: &[0, 0], body: &body, persistent };
+    chunk.push(message).expect("it is small");
+    id
+}
+
+/// A body that says whose it is, all over.
+fn body(id: u64, size: usize) -> Vec<u8> {
+    id.to_be_bytes().into_iter().cycle().take(size).collect()
+}
+
+fn name(queue: usize) -> ShortString {
+    ShortString::from_static(QUEUES[queue])
+}
+
+impl Client {
+    fn new(broker: &Broker) -> Client {
+        let session = broker.connect(b"/").expect("a virtual host");
+        let client = Client {
+            session,
+            gets: VecDeque::new(),
+            asked: VecDeque::new(),
+            consumers: Vec::new(),
+            held: Vec::new(),
+        };
+        client.send(Operation::Open);
+        client
+    }
+
+    fn send(&self, operation: Operation) {
+        self.submit(vec![operation], Chunk::default());
+    }
+
+    fn submit(&self, operations: Vec<Operation>, chunk: Chunk) {
+        let commands = operations.into_iter();
+        let command = |operation| Command { holder: 1, token: Token(0), operation };
+        self.session.submit(commands.map(command).collect(), chunk);
+    }
+
+    fn consume(&mut self, queue: usize) {
+        self.asked.push_back(queue);
+        self.send(Operation::Consume(Box::new(Consume {
+            queue: name(queue),
+            tag: ShortString::default(),
+            no_ack: false,
+            exclusive: false,
+            arguments: FieldTable::default(),
+            reply: true,
+        })));
+    }
+
+    /// Takes what it is told.
+    fn listen(&mut self) -> Vec<Told> {
+        let (mut outbounds, mut told) = (Vec::new(), Vec::new());
+        while self
+            .session
+            .poll_outbound(&mut Context::from_waker(Waker::noop()), &mut outbounds)
+            .is_ready()
+        {
+            for outbound in std::mem::take(&mut outbounds) {
+                told.extend(outbound.items.iter().map(|item| self.hear(&outbound, item)));
+                self.send(Operation::Taken { bytes: outbound.bytes });
+            }
+        }
+        told
+    }
+
+    fn hear(&mut self, outbound: &Outbound, item: &Item) -> Told {
+        let (queue, chunk, message, lease, redelivered) = match item {
+            Item::Deliver { consumer, chunk, message, lease, redelivered, .. } => {
+                let own = self.consumers.iter().find(|(id, _)| id == consumer);
+                (own.expect("told of").1, *chunk, *message, *lease, *redelivered)
+            }
+            Item::Got { chunk, message, lease, redelivered, .. } => {
+                let queue = self.gets.pop_front().expect("asked for");
+                (queue, *chunk, *message, *lease, *redelivered)
+            }
+            Item::Confirmed { confirmed, .. } => {
+                return Told::Confirmed(confirmed.first, confirmed.last);
+            }
+            Item::Reply { reply, .. } => return self.hear_reply(reply),
+            other => panic!("{other:?}"),
+        };
+        let found = outbound.chunks[chunk as usize].get(message).body;
+        let id = u64::from_be_bytes(found[..8].try_into().expect("eight bytes"));
+        assert_eq!(found, body(id, found.len()), "a body of its own");
+        self.held.push((lease, (queue, id)));
+        Told::Came { place: (queue, id), redelivered }
+    }
+
+    fn hear_reply(&mut self, reply: &Reply) -> Told {
+        match reply {
+            Reply::Consuming { consumer, .. } => {
+                let queue = self.asked.pop_front().expect("asked for");
+                self.consumers.push((*consumer, queue));
+            }
+            Reply::GotNothing => drop(self.gets.pop_front().expect("asked for")),
+            Reply::Committed => return Told::Committed,
+            Reply::Refused { refusal, .. } => panic!("{refusal}"),
+            _ => {}
+        }
+        Told::Other
+    }
+}
