@@ -27,8 +27,32 @@ use truth::Truth;
 const SEEDS: u64 = 2_000;
 const LIVES: u64 = 4;
 
+/// How often what must happen for the test to mean something did happen, in all runs.
+#[derive(Debug, Default)]
+struct Sights {
+    /// Lives that ended in the middle of something, and starts that did.
+    stops: AtomicU64,
+    stopped_starts: AtomicU64,
+    /// Disks that were damaged, and damaged ones that were refused.
+    damages: AtomicU64,
+    refusals: AtomicU64,
+    packed: AtomicU64,
+    merged: AtomicU64,
+    /// Answers with messages from packs.
+    loads: AtomicU64,
+    /// Logs that had to wait for room.
+    full: AtomicU64,
+    /// Messages that were found after a restart.
+    found: AtomicU64,
+}
+
+fn count(sight: &AtomicU64, number: usize) {
+    sight.fetch_add(number as u64, Ordering::Relaxed);
+}
+
 /// What goes on from life to life.
 struct World {
+    sights: Arc<Sights>,
     disk: SimulatedDisk,
     random: Random,
     truth: Truth,
@@ -39,9 +63,10 @@ struct World {
 fn what_is_confirmed_outlives_every_end() {
     let number = |name| std::env::var(name).ok().map(|it| it.parse::<u64>().expect("a number"));
     if let Some(seed) = number("LEVERET_SIM_SEED") {
-        return run(seed);
+        return run(seed, Arc::default());
     }
     let (seeds, next) = (number("LEVERET_SIM_SEEDS").unwrap_or(SEEDS), AtomicU64::new(0));
+    let sights = Arc::<Sights>::default();
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..workers {
@@ -49,7 +74,7 @@ fn what_is_confirmed_outlives_every_end() {
                 while let seed = next.fetch_add(1, Ordering::Relaxed)
                     && seed < seeds
                 {
-                    if let Err(panic) = catch_unwind(|| run(seed)) {
+                    if let Err(panic) = catch_unwind(|| run(seed, Arc::clone(&sights))) {
                         eprintln!("LEVERET_SIM_SEED={seed} repeats it");
                         resume_unwind(panic);
                     }
@@ -57,11 +82,21 @@ fn what_is_confirmed_outlives_every_end() {
             });
         }
     });
+    println!("{seeds} runs: {sights:?}");
+    if seeds >= SEEDS {
+        let Sights { stops, stopped_starts, damages, refusals, packed, merged, loads, full, found } =
+            &*sights;
+        for sight in [stops, stopped_starts, damages, refusals, packed, merged, loads, full, found]
+        {
+            assert!(sight.load(Ordering::Relaxed) > 0, "something never happened: {sights:?}");
+        }
+    }
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, sights: Arc<Sights>) {
     let mut random = Random::new(seed);
     let mut world = World {
+        sights,
         disk: SimulatedDisk::new(random.next()),
         truth: Truth::default(),
         now: Arc::new(AtomicU64::new(1_700_000_000_000)),
@@ -80,6 +115,7 @@ fn run(seed: u64) {
         world.disturb();
         let end = world.random.below(8);
         let stopped = stops(|| life.live(&mut world));
+        count(&world.sights.stops, usize::from(stopped));
         world.calm();
         if !stopped && end == 0 {
             life.close();
@@ -129,6 +165,7 @@ impl World {
                 });
             }
             let stopped = stops(|| drop(self.open()));
+            count(&self.sights.stopped_starts, usize::from(stopped));
             self.calm();
             match stopped && self.random.chance(0.7) {
                 true => self.disk.crash(),
@@ -140,6 +177,7 @@ impl World {
             Err(OpenError::Damaged { .. } | OpenError::UnknownVersion { .. })
                 if self.truth.damaged =>
             {
+                count(&self.sights.refusals, 1);
                 None
             }
             Err(error) => panic!("it does not open: {error}"),
@@ -182,6 +220,7 @@ impl World {
             let suffix = ["", ".wal", ".pack", ".idx"][self.random.below(4) as usize];
             if self.disk.flip_bit(suffix).is_some() {
                 self.truth.damaged = true;
+                count(&self.sights.damages, 1);
             }
         }
         self.disk.advance(Duration::from_secs(1));

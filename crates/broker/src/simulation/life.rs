@@ -12,8 +12,8 @@ use leveret_model::{Chunk, FieldTable, Message, ShortString};
 use leveret_storage::simulated::{Faults, SimulatedDisk};
 use leveret_storage::{Log, Stepper};
 
-use super::World;
 use super::truth::{Came, Place, Truth};
+use super::{World, count};
 use crate::broker::Parts;
 use crate::clock::Clock;
 use crate::loader;
@@ -154,7 +154,7 @@ impl Life {
                 quiet = 0;
             }
             while self.stepper.commit() {}
-            self.bring(&mut world.truth, usize::MAX);
+            self.bring(world, usize::MAX);
             for told in reader.listen() {
                 if let Told::Came { place: (queue, id), redelivered } = told {
                     found[queue].push(Came { id, redelivered });
@@ -165,6 +165,7 @@ impl Life {
         let places = found.iter().enumerate();
         let places = places.flat_map(|(queue, found)| found.iter().map(move |it| (queue, it.id)));
         let places: Vec<Place> = places.collect();
+        count(&world.sights.found, places.len());
         world.truth.restarted(&found);
         places.into_iter().for_each(|place| world.truth.see(place));
     }
@@ -172,7 +173,6 @@ impl Life {
     /// Does this and that, until it has done enough.
     pub(super) fn live(&mut self, world: &mut World) {
         for _ in 0..20 + world.random.below(200) {
-            let truth = &mut world.truth;
             match world.random.below(16) {
                 0..3 => self.publish(world),
                 3 => self.commit(world),
@@ -180,9 +180,12 @@ impl Life {
                 5 => self.consume(world),
                 6 | 7 => self.settle(world),
                 8 => drop(self.stepper.keep()),
-                9 => drop(pack_next(&self.parts.shared, &self.parts.packs)),
-                10 => drop(self.parts.merger.merge_next(&self.parts.shared)),
-                11 => self.bring(truth, 1),
+                9 => self.pack(world),
+                10 => {
+                    let merged = self.parts.merger.merge_next(&self.parts.shared);
+                    count(&world.sights.merged, usize::from(matches!(merged, Ok(true))));
+                }
+                11 => self.bring(world, 1),
                 12 => {
                     world.now.fetch_add(world.random.below(5_000), Ordering::Relaxed);
                     self.parts.shared.tick();
@@ -216,14 +219,24 @@ impl Life {
         for _ in 0..world.random.below(30) {
             match world.random.below(6) {
                 0 | 1 => self.publish(world),
-                2 => drop(pack_next(&self.parts.shared, &self.parts.packs)),
+                2 => self.pack(world),
                 3 => drop(self.stepper.keep()),
                 4 => self.settle(world),
                 _ => drop(self.stepper.commit()),
             }
             self.listen(&mut world.truth);
         }
+        count(&world.sights.full, usize::from(self.is_out_of_space()));
         world.disk.set_faults(Faults::default());
+    }
+
+    fn is_out_of_space(&self) -> bool {
+        self.parts.shared.combiner.with(|core| core.log().is_some_and(Log::is_out_of_space))
+    }
+
+    fn pack(&mut self, world: &mut World) {
+        let packed = pack_next(&self.parts.shared, &self.parts.packs);
+        count(&world.sights.packed, usize::from(matches!(packed, Ok(true))));
     }
 
     fn publish(&mut self, world: &mut World) {
@@ -264,7 +277,7 @@ impl Life {
 
     fn consume(&mut self, world: &mut World) {
         if self.consumer.consumers.len() + self.consumer.asked.len() < 2 {
-            self.consumer.send(Operation::Prefetch { count: 5, shared: false });
+            self.consumer.send(Operation::Prefetch { count: 40, shared: false });
             self.consumer.consume(world.random.below(QUEUES.len() as u64) as usize);
         }
     }
@@ -275,23 +288,32 @@ impl Life {
         if consumer.held.is_empty() || !consumer.gets.is_empty() || !consumer.asked.is_empty() {
             return;
         }
-        let at = world.random.below(consumer.held.len() as u64) as usize;
-        let (lease, place) = consumer.held.remove(at);
-        let outcome = [Outcome::Accept, Outcome::Accept, Outcome::Discard, Outcome::Requeue]
-            [world.random.below(4) as usize];
-        consumer.send(Operation::Settle { lease, multiple: false, outcome });
-        if outcome != Outcome::Requeue {
-            world.truth.settle(place);
+        let most = if world.random.chance(0.4) { consumer.held.len() } else { 1 };
+        for _ in 0..most {
+            let at = world.random.below(consumer.held.len() as u64) as usize;
+            let (lease, place) = consumer.held.remove(at);
+            let outcome = match world.random.below(12) {
+                0 => Outcome::Requeue,
+                1 | 2 => Outcome::Discard,
+                _ => Outcome::Accept,
+            };
+            consumer.send(Operation::Settle { lease, multiple: false, outcome });
+            if outcome != Outcome::Requeue {
+                world.truth.settle(place);
+            }
         }
     }
 
     /// Brings what the engine needs from packs, as much as is asked for so far.
-    fn bring(&mut self, truth: &mut Truth, most: usize) {
+    fn bring(&mut self, world: &mut World, most: usize) {
         self.loads.extend(self.parts.wanted.try_iter());
         for _ in 0..self.loads.len().min(most) {
             let Some(load) = self.loads.pop_front() else { break };
             match loader::bring(&Arc::downgrade(&self.parts.shared), &self.parts.packs, load) {
-                Ok(whole) => truth.lost += u64::from(!whole),
+                Ok(whole) => {
+                    world.truth.lost += u64::from(!whole);
+                    count(&world.sights.loads, 1);
+                }
                 Err(load) => self.loads.push_back(load),
             }
         }
@@ -299,11 +321,7 @@ impl Life {
 
     /// Hears what all clients are told.
     fn listen(&mut self, truth: &mut Truth) {
-        let out_of_space = self
-            .parts
-            .shared
-            .combiner
-            .with(|core| core.log().is_some_and(leveret_storage::Log::is_out_of_space));
+        let out_of_space = self.is_out_of_space();
         for told in self.publisher.listen() {
             if let Told::Confirmed(first, last) = told {
                 let confirmed = &self.numbers[first as usize - 1..last as usize];
