@@ -48,6 +48,13 @@ pub(crate) fn memory_of(pid: u32) -> Memory {
     Memory { resident: field("VmRSS:"), anonymous: field("RssAnon:") }
 }
 
+/// Bytes that a process has had written to disks; 0 where it cannot be known.
+pub(crate) fn written_by(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;

@@ -133,6 +133,8 @@ struct Snapshot {
     time: u64,
     own_cpu: f64,
     broker_cpu: f64,
+    /// Bytes the broker has had written.
+    broker_written: u64,
     published: u64,
     confirmed: u64,
     consumed: u64,
@@ -144,6 +146,7 @@ impl Snapshot {
             time: process::now(),
             own_cpu: process::own_cpu(),
             broker_cpu: args.broker_pid.map_or(0.0, process::cpu_of),
+            broker_written: args.broker_pid.map_or(0, process::written_by),
             published: shared.published.load(Relaxed),
             confirmed: shared.confirmed.load(Relaxed),
             consumed: shared.consumed.load(Relaxed),
@@ -241,6 +244,9 @@ impl Measured {
         if args.broker_pid.is_some() {
             report.real("broker_cpu_share", (to.broker_cpu - from.broker_cpu) / seconds);
             report.real("broker_cpu_s_per_million", (to.broker_cpu - from.broker_cpu) / million);
+            let written = (to.broker_written - from.broker_written) as f64;
+            let published = (to.published - from.published).max(1) as f64;
+            report.real("broker_written_bytes_per_published", written / published);
             report.count("broker_rss_kib", self.memory.resident);
             report.count("broker_rss_anon_kib", self.memory.anonymous);
             report.count("broker_rss_max_kib", self.resident_max);
