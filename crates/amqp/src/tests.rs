@@ -73,7 +73,7 @@ impl Client {
             data_dir,
             users: vec![user],
             memory_max,
-            memory_target: memory_max,
+            memory_target: usize::MAX,
             segment_bytes: SEGMENT_BYTES_MIN,
             disk,
         })

@@ -36,7 +36,7 @@ pub struct Options {
     pub users: Vec<User>,
     /// How much the messages in it may take before nobody may publish more, in bytes.
     pub memory_max: usize,
-    /// How much they should take: what is beyond that and safe on disk leaves memory, in bytes.
+    /// How much they should take: what is beyond that leaves memory for the disk, in bytes.
     pub memory_target: usize,
     /// How large the files of the log are, in bytes.
     pub segment_bytes: u64,
@@ -171,10 +171,9 @@ impl Shared {
 
     /// Ends what works on the data directory.
     fn end_threads(&self) {
-        self.clock.close();
-        self.packer.close();
-        self.clock.join();
-        self.packer.join();
+        let workers = [&self.clock.worker, &self.packer.worker];
+        workers.iter().for_each(|worker| worker.close());
+        workers.iter().for_each(|worker| worker.join());
     }
 }
 

@@ -1,12 +1,14 @@
 //! The time, and the thread that has the engine run when nothing but time asks for it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use leveret_model::Time;
+
+use crate::worker::Worker;
 
 /// Stands for a moment while a tick is on its way: earlier than every other.
 const TICKING: u64 = 0;
@@ -19,9 +21,7 @@ pub(crate) struct Clock {
     source: Source,
     /// When the next tick is due, in the milliseconds of [`Time`].
     due: AtomicU64,
-    closed: AtomicBool,
-    thread: OnceLock<Thread>,
-    handle: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) worker: Worker,
 }
 
 enum Source {
@@ -44,13 +44,7 @@ impl Default for Clock {
 
 impl Clock {
     fn new(source: Source) -> Self {
-        Clock {
-            source,
-            due: AtomicU64::new(Time::NEVER.0),
-            closed: AtomicBool::new(false),
-            thread: OnceLock::new(),
-            handle: Mutex::new(None),
-        }
+        Clock { source, due: AtomicU64::new(Time::NEVER.0), worker: Worker::default() }
     }
 
     /// A clock that shows what it is told, in the milliseconds of [`Time`].
@@ -72,16 +66,11 @@ impl Clock {
     /// others have the clock.
     pub(crate) fn start(self: &Arc<Self>, tick: impl Fn() + Send + 'static) -> io::Result<()> {
         let clock = Arc::clone(self);
-        let builder = thread::Builder::new().name("engine-clock".to_owned());
-        let handle = builder.spawn(move || clock.run(tick))?;
-        // Nobody sets it but here.
-        let _ = self.thread.set(handle.thread().clone());
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
-        Ok(())
+        self.worker.start("engine-clock", move || clock.run(tick))
     }
 
     fn run(&self, tick: impl Fn()) {
-        while !self.closed.load(Ordering::Acquire) {
+        while !self.worker.is_closed() {
             let due = self.due.load(Ordering::Acquire);
             let now = self.now().0;
             // Whoever changes `due` unparks this thread afterwards, so no change is slept through.
@@ -106,31 +95,14 @@ impl Clock {
         let deadline = moment(deadline);
         let due = self.due.load(Ordering::Relaxed);
         if deadline < due && self.replace(due, deadline) {
-            self.unpark();
+            self.worker.wake();
         }
     }
 
     /// The engine's deadline after a tick.
     pub(crate) fn ticked(&self, deadline: Option<Time>) {
         self.due.store(moment(deadline), Ordering::Release);
-        self.unpark();
-    }
-
-    /// Ends the thread soon.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.unpark();
-    }
-
-    /// Waits until the thread has ended, unless this is it.
-    pub(crate) fn join(&self) {
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(handle) = handle
-            && handle.thread().id() != thread::current().id()
-        {
-            // A panic of it was told by the panic itself.
-            let _ = handle.join();
-        }
+        self.worker.wake();
     }
 
     /// Whether a tick is on its way, or due at some time.
@@ -141,12 +113,6 @@ impl Clock {
 
     fn replace(&self, due: u64, by: u64) -> bool {
         self.due.compare_exchange(due, by, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    fn unpark(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) struct Core {
     packer: Arc<Packer>,
     loads: Loads,
     pub(crate) memory_target: usize,
+    /// Whether messages took more than that when somebody looked, and the packer knows.
+    pub(crate) crowded: bool,
+    /// Whether there are transient messages to be spilled.
+    pub(crate) spilling: bool,
 }
 
 /// Who is to hear of what the engine does, and what it needs to know.
@@ -70,6 +74,8 @@ impl Core {
             packer,
             loads,
             memory_target,
+            crowded: false,
+            spilling: false,
         }
     }
 
@@ -107,7 +113,9 @@ impl Core {
         } else {
             self.clock.stepped(self.engine.deadline());
         }
-        if std::mem::take(&mut self.effects.congested)
+        // Who fills memory faster than it can be spilled had better wait a little, too.
+        let spilling = self.spilling && publishes && self.engine.memory() > 2 * self.memory_target;
+        if (std::mem::take(&mut self.effects.congested) || spilling)
             && let Some(outbox) = self.outboxes.get(&session)
         {
             outbox.congest();
@@ -130,7 +138,11 @@ impl Core {
             self.packer.wake();
         }
         work(&mut self.engine, self.clock.now(), slot.position(), effects);
-        self.budget.set_engine(self.engine.memory());
+        let memory = self.engine.memory();
+        self.budget.set_engine(memory);
+        if memory > self.memory_target && !std::mem::replace(&mut self.crowded, true) {
+            self.packer.wake();
+        }
 
         if !effects.log.is_empty() {
             self.progress.appended(slot.position().advance(effects.log.len() as u64));

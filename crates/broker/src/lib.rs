@@ -6,7 +6,7 @@
 //! it only once the log is durable (see `waiters`). If only time passes, a thread brings batches of
 //! nothing (see `clock`); if messages take too much memory, or too little of the disk is free (see
 //! `disk`), publishers wait (see `memory`). What stays long leaves the log and memory (see
-//! `packer`), and comes back when it is needed (see `loader`).
+//! `packer`, and `spill` for transient messages), and comes back when it is needed (see `loader`).
 
 mod broker;
 mod clock;
@@ -20,8 +20,10 @@ mod outbox;
 mod packer;
 mod progress;
 mod session;
+mod spill;
 mod users;
 mod waiters;
+mod worker;
 
 pub use broker::{Broker, OpenError, Options};
 pub use disk::{Disk, DiskOptions, Probe, Space};

@@ -203,7 +203,8 @@ impl Budget {
         self.engine.load(Ordering::SeqCst) <= self.resume
     }
 
-    fn disk_has_room(&self) -> bool {
+    /// Whether enough of the disk is free.
+    pub(crate) fn disk_has_room(&self) -> bool {
         self.disk.load(Ordering::SeqCst) == Level::Enough as u8
     }
 

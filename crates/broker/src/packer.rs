@@ -2,12 +2,13 @@
 //!
 //! A thread of its own takes sealed segments off the log, the oldest first. One that is mostly live
 //! becomes a pack in place; of another the few live messages are copied. What is consumed soon is
-//! never written twice: the newest sealed segment is left alone as long as memory suffices.
+//! never written twice: the newest sealed segment is left alone as long as memory suffices. Where
+//! that does not help memory, transient messages leave it (see `spill`).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use leveret_model::PackId;
@@ -16,6 +17,8 @@ use leveret_storage::{PackError, Packs, Sealed};
 use crate::broker::Shared;
 use crate::core::Core;
 use crate::merger::Merger;
+use crate::spill::Spiller;
+use crate::worker::Worker;
 
 /// How long it takes another look when it may find something soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -23,17 +26,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 100;
 /// How often it looks at packs, which may have to be merged.
 const LOOK_AT_PACKS: Duration = Duration::from_secs(10);
+/// The same when it has found nothing for long, and messages take too much memory still.
+const LOOK_WHILE_CROWDED: Duration = Duration::from_millis(100);
 /// How long it leaves a segment alone that it could not pack.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// A segment becomes a pack in place if this share of it is live, in percent.
 const LIVE_PERCENT: u64 = 50;
 
+/// The thread that does it, and what wakes it.
 #[derive(Default)]
 pub(crate) struct Packer {
-    closed: AtomicBool,
+    pub(crate) worker: Worker,
     woken: AtomicBool,
-    thread: OnceLock<Thread>,
-    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Packer {
@@ -43,53 +47,26 @@ impl Packer {
         packs: Packs,
         merger: Merger,
     ) -> io::Result<()> {
-        let builder = thread::Builder::new().name("packer".to_owned());
-        let handle = builder.spawn(move || run(&shared, &packs, merger))?;
-        let _ = self.thread.set(handle.thread().clone());
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
-        Ok(())
+        self.worker.start("packer", move || run(&shared, &packs, merger))
     }
 
     /// There may be something to do soon.
     pub(crate) fn wake(&self) {
         self.woken.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-
-    /// Ends the thread when it has done what it is doing.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Waits until the thread has ended, unless this is it.
-    pub(crate) fn join(&self) {
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(handle) = handle
-            && handle.thread().id() != thread::current().id()
-        {
-            // A panic of it was told by the panic itself.
-            let _ = handle.join();
-        }
+        self.worker.wake();
     }
 }
 
 fn run(shared: &Weak<Shared>, packs: &Packs, mut merger: Merger) {
-    let mut looks = 0;
+    let (mut looks, mut spiller) = (0, Spiller::default());
     while let Some(broker) = shared.upgrade() {
-        if broker.packer.closed.load(Ordering::Acquire) {
+        if broker.packer.worker.is_closed() {
             break;
         }
         if broker.packer.woken.swap(false, Ordering::AcqRel) {
             looks = 0;
         }
-        let done = match pack_next(&broker, packs) {
-            Ok(false) => merger.merge_next(&broker),
-            other => other,
-        };
-        let pause = match done {
+        let pause = match next(&broker, packs, &mut spiller, &mut merger) {
             Ok(true) => {
                 looks = 0;
                 continue;
@@ -106,6 +83,8 @@ fn run(shared: &Weak<Shared>, packs: &Packs, mut merger: Merger) {
         if looks < LOOKS || pause == PAUSE_AFTER_ERROR {
             looks += 1;
             thread::park_timeout(pause);
+        } else if spiller.needed {
+            thread::park_timeout(LOOK_WHILE_CROWDED);
         } else if any {
             // They lose what they hold without anybody saying so.
             thread::park_timeout(LOOK_AT_PACKS);
@@ -113,6 +92,18 @@ fn run(shared: &Weak<Shared>, packs: &Packs, mut merger: Merger) {
             thread::park();
         }
     }
+}
+
+/// Does what is due, the most urgent first.
+fn next(
+    broker: &Arc<Shared>,
+    packs: &Packs,
+    spiller: &mut Spiller,
+    merger: &mut Merger,
+) -> Result<bool, PackError> {
+    Ok(pack_next(broker, packs)?
+        || spiller.spill_next(broker, packs)
+        || merger.merge_next(broker)?)
 }
 
 /// Packs one segment, if one is due.

@@ -38,6 +38,7 @@ struct Sights {
     refusals: AtomicU64,
     packed: AtomicU64,
     merged: AtomicU64,
+    spilled: AtomicU64,
     /// Answers with messages from packs.
     loads: AtomicU64,
     /// Logs that had to wait for room.
@@ -84,9 +85,20 @@ fn what_is_confirmed_outlives_every_end() {
     });
     println!("{seeds} runs: {sights:?}");
     if seeds >= SEEDS {
-        let Sights { stops, stopped_starts, damages, refusals, packed, merged, loads, full, found } =
-            &*sights;
-        for sight in [stops, stopped_starts, damages, refusals, packed, merged, loads, full, found]
+        let Sights {
+            stops,
+            stopped_starts,
+            damages,
+            refusals,
+            packed,
+            merged,
+            spilled,
+            loads,
+            full,
+            found,
+        } = &*sights;
+        for sight in
+            [stops, stopped_starts, damages, refusals, packed, merged, spilled, loads, full, found]
         {
             assert!(sight.load(Ordering::Relaxed) > 0, "something never happened: {sights:?}");
         }

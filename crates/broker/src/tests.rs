@@ -1,6 +1,7 @@
 //! The runtime with a real log, driven by threads as front doors would drive it.
 
 mod merging;
+mod spilling;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,16 +29,20 @@ fn open(directory: &Path) -> Broker {
 }
 
 fn try_open(directory: &Path) -> Result<Broker, OpenError> {
+    Broker::open(options(directory))
+}
+
+fn options(directory: &Path) -> Options {
     let guest = User { name: "guest".into(), password: "guest".into(), loopback_only: true };
     let memory_max = MEMORY_BYTES_MIN;
-    Broker::open(Options {
+    Options {
         data_dir: directory.to_owned(),
         users: vec![guest],
         memory_max,
         memory_target: memory_max,
         segment_bytes: SEGMENT_BYTES_MIN,
         disk: DiskOptions::default(),
-    })
+    }
 }
 
 /// A session and what it was told, for a thread that waits.

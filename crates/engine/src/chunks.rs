@@ -46,6 +46,8 @@ pub(crate) enum Home {
     Log(Lsn),
     /// In packs. The queues know in which.
     Packs,
+    /// Nowhere: its messages are transient ones, and come from packs that the log does not know.
+    Spilled,
 }
 
 impl Chunks {
@@ -92,9 +94,19 @@ impl Chunks {
         self.slots[slot as usize].home
     }
 
-    /// The durable messages of a chunk come from packs.
-    pub(crate) fn set_packed(&mut self, slot: u32) {
-        self.slots[slot as usize].home = Home::Packs;
+    /// Whether packs hold a message too.
+    #[inline]
+    pub(crate) fn is_packed(&self, entry: &Entry) -> bool {
+        match self.home(entry.chunk) {
+            Home::Packs => entry.durable,
+            Home::Spilled => true,
+            Home::Nowhere | Home::Log(_) => false,
+        }
+    }
+
+    /// The messages of a chunk come from packs: all of them durable ones, or all transient ones.
+    pub(crate) fn set_packed(&mut self, slot: u32, durable: bool) {
+        self.slots[slot as usize].home = if durable { Home::Packs } else { Home::Spilled };
     }
 
     /// The durable messages of chunks in this part of the log are in packs from now on.
@@ -153,7 +165,7 @@ impl Chunks {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Lsn> {
         self.slots.iter().filter_map(|slot| match slot.home {
             Home::Log(address) => Some(address),
-            Home::Nowhere | Home::Packs => None,
+            Home::Nowhere | Home::Packs | Home::Spilled => None,
         })
     }
 }

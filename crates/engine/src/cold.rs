@@ -3,17 +3,20 @@
 //! In a lane of a queue, what packs hold lies in the order of positions: first what is out on
 //! leases or was given back, then what was loaded, then what is *cold* (only on disk), then what
 //! is still in memory since it was published. So one pair of positions says which are cold.
+//!
+//! Transient messages that were spilled lie in the same order among themselves, in a [`Cold`] of
+//! their own: their packs are written at other times than those of durable messages between them.
 
 use std::collections::VecDeque;
 
 use leveret_model::{PackId, Position, PositionSet, Time};
 
-use crate::queue::Entry;
+use crate::queue::{Entry, Head, Lane};
 
 /// Most messages loaded at a time.
 const LOAD_MESSAGES_MAX: u64 = 1024;
 
-/// The messages of one lane that are in packs.
+/// The messages of one lane that are in packs: the durable ones, or the transient ones.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
     /// In the order of their positions; none is empty.
@@ -41,11 +44,83 @@ pub(crate) struct Extent {
     pub(crate) expires: Time,
     /// How many bytes their bodies have; an estimate if some were settled before a restart.
     pub(crate) body_bytes: u64,
-    /// Which mention of the pack in the log it comes from.
+    /// Which mention of the pack in the log it comes from, where the log is replayed.
     pub(crate) mention: u64,
 }
 
+/// A message that a pack holds.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) position: Position,
+    pub(crate) expires: Time,
+    pub(crate) body_bytes: u64,
+}
+
+/// Messages that were only on disk and are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Purged {
+    /// Which packs have lost how many.
+    pub(crate) lost: Vec<(PackId, u64)>,
+    /// The runs of their positions, of durable ones.
+    pub(crate) runs: Vec<(Position, u64)>,
+}
+
+/// What packs hold of a lane.
+impl Lane {
+    /// Whether packs hold anything of it.
+    #[inline]
+    pub(crate) fn has_packs(&self) -> bool {
+        self.cold.is_some() || self.spilled.is_some()
+    }
+
+    /// Where those are in packs that are durable, or that are not.
+    pub(crate) fn cold_of(&mut self, durable: bool) -> &mut Option<Box<Cold>> {
+        if durable { &mut self.cold } else { &mut self.spilled }
+    }
+
+    pub(crate) fn colds(&self) -> impl Iterator<Item = &Cold> {
+        self.cold.iter().chain(&self.spilled).map(|cold| &**cold)
+    }
+
+    pub(crate) fn colds_mut(&mut self) -> impl Iterator<Item = &mut Cold> {
+        self.cold.iter_mut().chain(&mut self.spilled).map(|cold| &mut **cold)
+    }
+
+    /// Which of those that are only on disk comes first: whether it is durable, and the cold.
+    pub(crate) fn next_cold(&mut self) -> Option<(bool, &mut Cold)> {
+        let colds = [(true, &mut self.cold), (false, &mut self.spilled)].into_iter();
+        let colds = colds.filter_map(|(durable, cold)| Some((durable, &mut **cold.as_mut()?)));
+        let some = colds.filter(|(_, cold)| cold.count() > 0);
+        some.min_by_key(|(_, cold)| cold.first())
+    }
+
+    /// Forgets about packs when none holds anything of it.
+    pub(crate) fn tidy(&mut self) {
+        for cold in [&mut self.cold, &mut self.spilled] {
+            cold.take_if(|cold| cold.is_empty());
+        }
+    }
+}
+
 impl Extent {
+    /// Messages of one lane that a new pack holds, in order of position.
+    pub(crate) fn of_messages(pack: PackId, mut found: &[Found]) -> Vec<Extent> {
+        let sets = PositionSet::of_sorted(found.iter().map(|each| each.position)).into_iter();
+        let extents = sets.map(|live| {
+            let count = found.partition_point(|each| Some(each.position) <= live.last());
+            let (own, others) = found.split_at(count);
+            found = others;
+            Extent {
+                pack,
+                expires: own.iter().map(|each| each.expires).min().unwrap_or(Time::NEVER),
+                body_bytes: own.iter().map(|each| each.body_bytes).sum(),
+                mention: 0,
+                live,
+            }
+        });
+        extents.collect()
+    }
+
     /// The extent as several, of the same pack: one for each run of positions that are close to
     /// each other. They share the bytes of the bodies by how many messages they have.
     pub(crate) fn divided(
@@ -77,15 +152,6 @@ impl Extent {
     }
 }
 
-/// Messages that were only on disk and are gone.
-#[derive(Debug, Default)]
-pub(crate) struct Purged {
-    /// Which packs have lost how many.
-    pub(crate) lost: Vec<(PackId, u64)>,
-    /// The runs of their positions.
-    pub(crate) runs: Vec<(Position, u64)>,
-}
-
 impl Cold {
     /// How many messages are only on disk.
     pub(crate) fn count(&self) -> u64 {
@@ -95,6 +161,12 @@ impl Cold {
     /// Whether nothing is left of it, and nothing comes that was meant for it.
     pub(crate) fn is_empty(&self) -> bool {
         self.extents.is_empty() && self.loaded.is_empty() && !self.loading
+    }
+
+    /// The first message, and its position.
+    pub(crate) fn head(&self) -> Option<(Position, Head<'_>)> {
+        let loaded = self.front().map(|entry| (entry.position, Head::Here(entry)));
+        loaded.or_else(|| Some((self.first()?, Head::OnDisk(self))))
     }
 
     /// The first message that is only on disk.

@@ -95,6 +95,8 @@ pub struct QueueStatus {
     pub ready: usize,
     /// Messages delivered and not settled.
     pub unacknowledged: usize,
+    /// Messages that it has lost since the start, because they could not be read any more.
+    pub damaged: u64,
     /// Its consumers.
     pub consumers: usize,
     /// The arguments it was declared with.
@@ -214,6 +216,7 @@ impl Engine {
             exclusive: queue.owner.is_some(),
             ready: queue.ready(),
             unacknowledged: queue.leased as usize,
+            damaged: queue.damaged,
             consumers: queue.consumers.len(),
             arguments: queue.arguments.clone(),
         })

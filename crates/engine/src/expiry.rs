@@ -69,8 +69,8 @@ impl Engine {
         let head = match queue.head() {
             Some(Head::Here(head)) => head.expires,
             // What is being loaded is looked at when it is there.
-            Some(Head::OnDisk(_)) if queue.loading() => Time::NEVER,
-            Some(Head::OnDisk(expires)) => expires,
+            Some(Head::OnDisk(cold)) if cold.loading => Time::NEVER,
+            Some(Head::OnDisk(cold)) => cold.expires(),
             None => Time::NEVER,
         };
         let wanted = head.min(queue.end_of_use());

@@ -12,6 +12,7 @@
 //! - `exchange`: routing; `queue`: one queue; `holder`: who holds leases; `chunks`: message bodies.
 //! - `packing`: messages from the log into packs, out of memory, and back; `cold`: what packs hold
 //!   of a queue; `packs`: how much each holds; `stall`: sessions that wait for one from disk.
+//! - `spill`: transient messages out of memory.
 //! - `recovery`: the same state from the log's records, and a snapshot of the definitions.
 
 mod bindings;
@@ -46,6 +47,7 @@ mod session;
 mod settings;
 mod settle;
 mod special;
+pub mod spill;
 mod stall;
 mod step;
 mod text;
@@ -60,6 +62,7 @@ pub use merging::PackUse;
 pub use packing::{Load, Loaded, Survey};
 pub use recovery::RestoreError;
 pub use refusal::Refusal;
+pub use spill::{Spill, Spilled};
 
 pub(crate) use dead_letter::Reason;
 

@@ -12,7 +12,7 @@ use leveret_model::{Lsn, PackId, Position, PositionSet, QueueId, Time};
 use leveret_record::{ExtentDefinition, Origin, PackDefinition};
 
 use crate::chunks::Home;
-use crate::cold::Extent;
+use crate::cold::{Extent, Found};
 use crate::effect::Effects;
 use crate::engine::Engine;
 use crate::queue::{Entry, Head, Lane, OVERHEAD_BYTES, Queue, mark_dirty};
@@ -24,7 +24,7 @@ const LOAD_BYTES: usize = 512 * 1024;
 /// The same, when messages take as much memory as they should.
 const TIGHT_LOAD_BYTES: usize = 32 * 1024;
 /// How much of a queue that is being consumed stays in memory when the rest is evicted, in bytes.
-const WINDOW_BYTES: u64 = 64 * 1024;
+pub(crate) const WINDOW_BYTES: u64 = 64 * 1024;
 
 /// What is live of a part of the log.
 #[derive(Debug, Default)]
@@ -42,6 +42,8 @@ pub struct Load {
     pub queue: QueueId,
     /// Their lane in the queue.
     pub lane: usize,
+    /// Whether they are durable, and the log knows of the pack.
+    pub durable: bool,
     /// The pack.
     pub pack: PackId,
     /// Their positions, in the order in which they are needed.
@@ -101,18 +103,7 @@ impl Engine {
         for ((id, index), mut found) in found {
             found.sort_unstable_by_key(|each| each.position);
             let Some(queue) = self.queues.get_mut(&id) else { continue };
-            let mut found = &found[..];
-            for live in PositionSet::of_sorted(found.iter().map(|each| each.position)) {
-                let count = found.partition_point(|each| Some(each.position) <= live.last());
-                let (own, others) = found.split_at(count);
-                found = others;
-                let extent = Extent {
-                    pack,
-                    expires: own.iter().map(|each| each.expires).min().unwrap_or(Time::NEVER),
-                    body_bytes: own.iter().map(|each| each.body_bytes).sum(),
-                    mention: 0,
-                    live,
-                };
+            for extent in Extent::of_messages(pack, &found) {
                 self.chunks.packs.gain(pack, extent.live.len());
                 leveret_record::write_extent(&mut effects.log, &definition_of(id, index, &extent));
                 effects.records += 1;
@@ -191,27 +182,23 @@ impl Engine {
         let tight = self.chunks.memory() > self.memory_target;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let wanted = std::mem::take(&mut queue.wanted);
-        if queue.lanes().iter().all(|lane| lane.cold.is_none()) {
+        if !queue.has_packs() {
             return;
         }
         let consumed = queue.active.front().is_some();
         let bytes_max = if tight { TIGHT_LOAD_BYTES } else { LOAD_BYTES };
         let on_disk = matches!(queue.head(), Some(Head::OnDisk(_)));
         // The first lane, from the top, that has something.
-        let lanes = queue.lanes().iter_mut().enumerate().rev();
-        let Some((lane, cold)) = lanes
-            .filter_map(|(index, lane)| Some((index, lane.cold.as_mut()?)))
-            .find(|(_, cold)| cold.count() > 0)
-        else {
-            return;
-        };
+        let mut lanes = queue.lanes().iter_mut().enumerate().rev();
+        let next = lanes.find_map(|(index, lane)| Some((index, lane.next_cold()?)));
+        let Some((lane, (durable, cold))) = next else { return };
         let low = cold.loaded_bytes() < bytes_max / 2;
         if cold.loading || !(on_disk && (wanted || consumed) || consumed && low) {
             return;
         }
         if let Some((pack, runs)) = cold.next_load() {
             cold.loading = true;
-            step.effects.loads.push(Load { queue: id, lane, pack, runs, bytes_max });
+            step.effects.loads.push(Load { queue: id, lane, durable, pack, runs, bytes_max });
         }
     }
 
@@ -219,14 +206,14 @@ impl Engine {
     pub(crate) fn loaded(&mut self, loaded: &Loaded, step: &mut Step<'_>) {
         let Loaded { load, messages, damaged } = loaded;
         let content = step.content.clone();
-        self.chunks.set_packed(content.slot);
+        self.chunks.set_packed(content.slot, load.durable);
         let Some(queue) = self.queues.get_mut(&load.queue) else { return };
         let mut waiting = std::mem::take(&mut queue.waiting);
         self.resume(&mut waiting);
         let Some(queue) = self.queues.get_mut(&load.queue) else { return };
         let ttl = queue.settings.ttl;
         let Some(lane) = queue.lanes().get_mut(load.lane) else { return };
-        let Some(cold) = &mut lane.cold else { return };
+        let Some(cold) = lane.cold_of(load.durable) else { return };
         cold.loading = false;
         let (mut bytes, mut timed, mut lost) = (0, false, None);
         for (message, (position, origin)) in (0..).zip(messages) {
@@ -243,7 +230,7 @@ impl Engine {
                 bytes: (content.chunk.message_len(message) + OVERHEAD_BYTES) as u32,
                 attempts: 0,
                 priority: load.lane as u8,
-                durable: true,
+                durable: load.durable,
             };
             timed |= expires != Time::NEVER;
             bytes += u64::from(entry.bytes);
@@ -264,7 +251,9 @@ impl Engine {
         queue.count_loaded(bytes, lost.is_some(), timed);
         if let Some((position, pack)) = lost {
             pack.into_iter().for_each(|pack| self.chunks.packs.lose(pack, 1));
-            step.settled_run(load.queue, position, 1);
+            if load.durable {
+                step.settled_run(load.queue, position, 1);
+            }
         }
         if !std::mem::replace(&mut queue.listed, true) {
             self.listed.push(load.queue);
@@ -277,13 +266,6 @@ impl Load {
     fn positions(&self) -> impl Iterator<Item = Position> {
         self.runs.iter().flat_map(|(first, count)| (first.0..first.0 + count).map(Position))
     }
-}
-
-/// A live message of a part of the log.
-struct Found {
-    position: Position,
-    expires: Time,
-    body_bytes: u64,
 }
 
 pub(crate) fn definition_of(queue: QueueId, lane: usize, extent: &Extent) -> ExtentDefinition {
@@ -300,6 +282,9 @@ pub(crate) fn definition_of(queue: QueueId, lane: usize, extent: &Extent) -> Ext
 /// Takes what a pack holds out of a lane's memory, but for what is delivered next if it is being
 /// consumed.
 fn evict_lane(lane: &mut Lane, consumed: bool, evicted: &mut Vec<Entry>) {
+    if let Some(spilled) = lane.spilled.as_mut().filter(|_| !consumed) {
+        evicted.extend(spilled.unload());
+    }
     let Some(cold) = &mut lane.cold else { return };
     if !consumed {
         evicted.extend(cold.unload());

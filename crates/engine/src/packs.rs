@@ -20,8 +20,9 @@ pub(crate) struct Packs {
 #[derive(Debug)]
 struct Held {
     live: u64,
-    /// Where the part of the log ended that it was made of.
-    end: Lsn,
+    /// Where the part of the log ended that it was made of. None if its messages were never there,
+    /// and the log knows nothing of it.
+    end: Option<Lsn>,
     /// When the log mentioned it last.
     mention: u64,
 }
@@ -40,7 +41,12 @@ impl Packs {
     /// A pack exists from now on, or is mentioned again. It holds nothing yet.
     pub(crate) fn mention(&mut self, pack: PackId, end: Lsn) {
         self.mentions += 1;
-        self.held.insert(pack, Held { live: 0, end, mention: self.mentions });
+        self.held.insert(pack, Held { live: 0, end: Some(end), mention: self.mentions });
+    }
+
+    /// A pack exists that the log does not know. It holds nothing yet.
+    pub(crate) fn spill(&mut self, pack: PackId) {
+        self.held.insert(pack, Held { live: 0, end: None, mention: 0 });
     }
 
     /// The log names a pack whose messages are in the part of it that is replayed.
@@ -111,14 +117,14 @@ impl Packs {
         self.held.iter().map(|(pack, held)| (*pack, held.live)).collect()
     }
 
-    /// What is needed of each pack.
+    /// What is needed of each pack that the log knows.
     pub(crate) fn uses(&self) -> impl Iterator<Item = PackUse> {
         let uses = self.held.iter();
-        uses.map(|(&pack, held)| PackUse { pack, live: held.live, end: held.end })
+        uses.filter_map(|(&pack, held)| Some(PackUse { pack, live: held.live, end: held.end? }))
     }
 
-    /// The packs there are, and where the parts of the log ended that they were made of.
+    /// The packs that the log knows, and where the parts of it ended that they were made of.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PackId, Lsn)> {
-        self.held.iter().map(|(pack, held)| (*pack, held.end))
+        self.held.iter().filter_map(|(pack, held)| Some((*pack, held.end?)))
     }
 }

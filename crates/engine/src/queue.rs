@@ -105,6 +105,8 @@ pub(crate) struct Lane {
     returned: BTreeMap<Position, Entry>,
     /// Those that are in packs, but for those in the two above.
     pub(crate) cold: Option<Box<Cold>>,
+    /// The same of packs that the log knows nothing of: transient ones.
+    pub(crate) spilled: Option<Box<Cold>>,
 }
 
 /// The first message of a queue.
@@ -112,8 +114,8 @@ pub(crate) struct Lane {
 pub(crate) enum Head<'a> {
     /// It is in memory.
     Here(&'a Entry),
-    /// It is only on disk, and not too old before this moment.
-    OnDisk(Time),
+    /// It is only on disk: the first of these.
+    OnDisk(&'a Cold),
 }
 
 impl Lane {
@@ -122,18 +124,17 @@ impl Lane {
             return Some(Head::Here(entry));
         }
         let fresh = self.fresh.front();
-        let Some(cold) = &self.cold else { return fresh.map(Head::Here) };
-        let before = |position: Position| fresh.is_none_or(|fresh| position < fresh.position);
-        match (cold.front(), cold.first()) {
-            (Some(loaded), _) if before(loaded.position) => Some(Head::Here(loaded)),
-            (None, Some(first)) if before(first) => Some(Head::OnDisk(cold.expires())),
-            _ => fresh.map(Head::Here),
+        if !self.has_packs() {
+            return fresh.map(Head::Here);
         }
+        let fresh = fresh.map(|entry| (entry.position, Head::Here(entry)));
+        let heads = fresh.into_iter().chain(self.colds().filter_map(Cold::head));
+        heads.min_by_key(|(position, _)| *position).map(|(_, head)| head)
     }
 
     #[inline]
     fn take(&mut self) -> Option<Entry> {
-        if self.returned.is_empty() && self.cold.is_none() {
+        if self.returned.is_empty() && !self.has_packs() {
             return self.fresh.pop_front();
         }
         self.take_around()
@@ -144,26 +145,17 @@ impl Lane {
         if let Some((_, entry)) = self.returned.pop_first() {
             return Some(entry);
         }
-        let (position, fresh) = match self.head()? {
-            Head::Here(entry) => (entry.position, self.fresh.front().map(|it| it.position)),
-            Head::OnDisk(_) => return None,
-        };
-        if fresh == Some(position) {
+        let Head::Here(&Entry { position, .. }) = self.head()? else { return None };
+        if self.fresh.front().is_some_and(|fresh| fresh.position == position) {
             return self.fresh.pop_front();
         }
-        self.cold.as_mut()?.take()
+        let is_first = |cold: &&mut Cold| cold.front().is_some_and(|it| it.position == position);
+        self.colds_mut().find(is_first)?.take()
     }
 
-    /// Forgets about packs when none holds anything of it.
-    pub(crate) fn tidy(&mut self) {
-        if self.cold.as_ref().is_some_and(|cold| cold.is_empty()) {
-            self.cold = None;
-        }
-    }
-
-    /// What is in memory and not on leases, in order.
+    /// What is in memory and not on leases; in order, but for what packs hold too.
     fn here(&self) -> impl Iterator<Item = &Entry> {
-        let loaded = self.cold.iter().flat_map(|cold| cold.loaded());
+        let loaded = self.colds().flat_map(Cold::loaded);
         self.returned.values().chain(loaded).chain(&self.fresh)
     }
 }
@@ -239,19 +231,13 @@ impl Queue {
         self.lanes[..=self.top].iter().rev().find_map(Lane::head)
     }
 
-    /// Whether the first message that is only on disk is being loaded.
-    pub(crate) fn loading(&self) -> bool {
-        let mut colds = self.lanes.iter().rev().filter_map(|lane| lane.cold.as_ref());
-        colds.find(|cold| cold.count() > 0).is_some_and(|cold| cold.loading)
-    }
-
     /// Whether the first ready message is too old at this moment, or has just become so. What is
     /// only on disk is asked for.
     pub(crate) fn head_expired(&mut self, now: Time) -> bool {
         match self.head() {
             Some(Head::Here(head)) => head.expires <= now,
-            Some(Head::OnDisk(expires)) => {
-                self.wanted |= expires <= now;
+            Some(Head::OnDisk(cold)) => {
+                self.wanted |= cold.expires() <= now;
                 false
             }
             None => false,
@@ -264,7 +250,7 @@ impl Queue {
         let entry = loop {
             match self.lanes[self.top].take() {
                 Some(entry) => break entry,
-                None if self.lanes[self.top].cold.is_some()
+                None if self.lanes[self.top].has_packs()
                     && self.lanes[self.top].head().is_some() =>
                 {
                     self.wanted = true;
@@ -343,7 +329,7 @@ impl Queue {
         let mut all = Vec::new();
         for lane in self.lanes.iter_mut().rev() {
             all.extend(std::mem::take(&mut lane.returned).into_values());
-            all.extend(lane.cold.iter_mut().flat_map(|cold| cold.drain()));
+            all.extend(lane.colds_mut().flat_map(Cold::drain));
             all.extend(std::mem::take(&mut lane.fresh));
         }
         all.iter().for_each(|entry| self.uncount(entry));
@@ -355,9 +341,12 @@ impl Queue {
     pub(crate) fn purge_packs(&mut self) -> Purged {
         let mut purged = Purged::default();
         for lane in &mut self.lanes {
-            let Some(cold) = &mut lane.cold else { continue };
-            self.ready -= cold.count() as usize;
-            cold.purge(&mut purged);
+            self.ready -= lane.colds().map(Cold::count).sum::<u64>() as usize;
+            lane.cold.iter_mut().for_each(|cold| cold.purge(&mut purged));
+            // The log never knew of the others.
+            let known = purged.runs.len();
+            lane.spilled.iter_mut().for_each(|cold| cold.purge(&mut purged));
+            purged.runs.truncate(known);
             lane.tidy();
         }
         self.uncount_body(self.ready_body_bytes);
@@ -369,7 +358,18 @@ impl Queue {
         self.lanes.iter().rev().flat_map(Lane::here)
     }
 
-    /// What packs hold of it, with the index of the lane.
+    /// Whether packs hold anything of it.
+    pub(crate) fn has_packs(&self) -> bool {
+        self.lanes.iter().any(Lane::has_packs)
+    }
+
+    /// What packs hold of it that the log knows nothing of.
+    pub(crate) fn spilled(&self) -> impl Iterator<Item = &Extent> {
+        let colds = self.lanes.iter().filter_map(|lane| lane.spilled.as_ref());
+        colds.flat_map(|cold| &cold.extents)
+    }
+
+    /// What packs hold of it that the log knows, with the index of the lane.
     pub(crate) fn extents(&self) -> impl Iterator<Item = (usize, &Extent)> {
         let lanes = self.lanes.iter().enumerate();
         lanes.flat_map(|(index, lane)| {
@@ -382,12 +382,16 @@ impl Queue {
     #[cfg(test)]
     pub(crate) fn cold(&self) -> Vec<(usize, PackId, Position)> {
         let lanes = self.lanes.iter().enumerate();
-        let colds = lanes.filter_map(|(lane, each)| Some((lane, each.cold.as_ref()?)));
+        let colds = lanes.flat_map(|(lane, each)| each.colds().map(move |cold| (lane, cold)));
         let each = colds.flat_map(|(lane, cold)| {
             let own = cold.on_disk().into_iter();
             own.map(move |(pack, position)| (lane, pack, position))
         });
         each.collect()
+    }
+
+    pub(crate) fn each_lane(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter()
     }
 
     pub(crate) fn lanes(&mut self) -> &mut [Lane] {
@@ -403,7 +407,8 @@ impl Queue {
     /// Ends a message that a pack holds, and says which.
     pub(crate) fn settle_packed(&mut self, entry: &Entry, body_bytes: u64) -> Option<PackId> {
         let lane = self.lane_of(entry);
-        let pack = lane.cold.as_mut()?.settle(entry.position, body_bytes);
+        let cold = lane.cold_of(entry.durable).as_mut()?;
+        let pack = cold.settle(entry.position, body_bytes);
         lane.tidy();
         pack
     }

@@ -210,7 +210,8 @@ impl Engine {
             self.chunks.release(entry.chunk, released);
         }
         // During a replay they are counted at its end.
-        for (_, extent) in queue.extents().filter(|_| self.replayed.is_none()) {
+        let extents = queue.extents().map(|(_, extent)| extent).chain(queue.spilled());
+        for extent in extents.filter(|_| self.replayed.is_none()) {
             self.chunks.packs.lose(extent.pack, extent.live.len());
         }
         self.resume(&mut queue.waiting);

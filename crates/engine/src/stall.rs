@@ -87,13 +87,13 @@ impl Engine {
             return false;
         }
         let Ok(id) = self.find_queue(command.holder, name, step) else { return false };
-        if self.queues[&id].extents().next().is_none() {
+        if !self.queues[&id].has_packs() {
             return false;
         }
         self.expire_heads(id, step);
         let Some(queue) = self.queues.get_mut(&id) else { return false };
         let needs = match queue.head() {
-            Some(Head::OnDisk(expires)) => gets || expires <= step.now,
+            Some(Head::OnDisk(cold)) => gets || cold.expires() <= step.now,
             _ => false,
         };
         if needs {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use leveret_model::limits::STEP_WORK_BYTES_MAX;
 use leveret_model::{Chunk, Lsn, Position, QueueId, SessionId, Time};
 
-use crate::chunks::{Chunks, Home};
+use crate::chunks::Chunks;
 use crate::effect::Effects;
 use crate::queue::{Entry, Queue};
 
@@ -63,12 +63,12 @@ impl<'a> Step<'a> {
 
     /// Ends a message: its queue is done with it, and the log will know.
     pub(crate) fn settled(&mut self, queue: &mut Queue, entry: Entry, chunks: &mut Chunks) {
+        if chunks.is_packed(&entry) {
+            let body_bytes = chunks.body_len(&entry);
+            let pack = queue.settle_packed(&entry, body_bytes);
+            pack.into_iter().for_each(|pack| chunks.packs.lose(pack, 1));
+        }
         if entry.durable {
-            if chunks.home(entry.chunk) == Home::Packs {
-                let body_bytes = chunks.body_len(&entry);
-                let pack = queue.settle_packed(&entry, body_bytes);
-                pack.into_iter().for_each(|pack| chunks.packs.lose(pack, 1));
-            }
             self.settled_run(queue.id, entry.position, 1);
         }
         chunks.release(entry.chunk, &mut self.effects.released);

@@ -18,6 +18,7 @@ mod recovering;
 mod replies;
 mod routing;
 mod settling;
+mod spilling;
 mod tools;
 mod transactions;
 mod unbinding;

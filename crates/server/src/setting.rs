@@ -159,7 +159,7 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
-    /// From how much memory on messages that are safe on disk leave it. What publishers wait for is
+    /// From how much memory on messages that wait leave it for the disk. What publishers wait for is
     /// memory-max.
     memory_target: usize {
         name: "memory-target",

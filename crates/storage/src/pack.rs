@@ -6,12 +6,20 @@
 //! <data>/pack/00000000000000000007.idx   the index: where in it each message of each queue is
 //! ```
 //!
+//! Packs of transient messages are never finished, as far as the next opening is concerned:
+//!
+//! ```text
+//! <data>/pack/09223372036854775808.pack.tmp  the same two files, not synced; their ids begin at
+//! <data>/pack/09223372036854775808.idx.tmp   2⁶³
+//! ```
+//!
 //! The data file of a segment that was taken over lies in `wal/` under its old name until the log
 //! has done with it. Which packs count is for the log to say: one that no record names may be
 //! there because of a crash, and goes when the log is opened.
 //!
 //! - `build`: finding the wanted messages of a segment; `copy`: writing them to a new file
 //! - `index`, `data`: the two files, byte by byte
+//! - `spill`: writing transient messages
 //! - `read`: loading messages; `cache`: the packs that are open
 //! - `settle`: tidying up after a replay
 
@@ -25,6 +33,7 @@ mod error;
 pub(crate) mod index;
 mod read;
 mod settle;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -43,18 +52,21 @@ use cache::{Cache, OpenPack};
 use copy::Source;
 pub use error::PackError;
 pub use read::Loaded;
+pub use spill::Spilled;
 
 /// Live positions by queue: what a pack is to hold. In a queue the sets are in order and disjoint.
 pub type Wanted = BTreeMap<QueueId, Vec<PositionSet>>;
 
 /// What is behind [`Packs`] in the names of files that are not finished.
 const UNFINISHED: &str = "tmp";
+/// Packs of transient messages have ids from here on.
+const SPILLED: u64 = 1 << 63;
 
 /// The packs of a data directory. Cheap to clone; all clones are the same.
 ///
 /// Nothing here waits for the log, and every method may be called from any thread. Files are
-/// durable when a method that writes some returns; if it fails it leaves nothing behind that the
-/// next opening does not remove.
+/// durable when a method that writes some returns, but for [`Packs::spill`]; if it fails it leaves
+/// nothing behind that the next opening does not remove.
 #[derive(Debug, Clone)]
 pub struct Packs {
     inner: Arc<Inner>,
@@ -67,6 +79,8 @@ struct Inner {
     directory: PathBuf,
     /// The id the next pack gets.
     next: AtomicU64,
+    /// The same for those of transient messages.
+    next_spilled: AtomicU64,
     cache: Mutex<Cache>,
 }
 
@@ -108,19 +122,24 @@ impl Packs {
         let mut next = 0;
         for path in disk.list(&directory).map_err(OpenError::io("list", &directory))? {
             let Some((PackId(id), kind)) = parse_name(&path) else { continue };
-            next = next.max(id.saturating_add(1));
+            if !is_spilled(PackId(id)) {
+                next = next.max(id.saturating_add(1));
+            }
             if kind == UNFINISHED {
                 disk.remove(&path).map_err(OpenError::io("remove", &path))?;
             }
         }
         let (wal, next) = (data.join("wal"), AtomicU64::new(next));
-        let cache = Mutex::new(Cache::default());
-        Ok(Packs { inner: Arc::new(Inner { disk, wal, directory, next, cache }) })
+        let (next_spilled, cache) = (AtomicU64::new(SPILLED), Mutex::new(Cache::default()));
+        Ok(Packs { inner: Arc::new(Inner { disk, wal, directory, next, next_spilled, cache }) })
     }
 
     /// No pack gets an id up to this one from now on: for the ids that a replay finds in the log,
     /// whose files may be gone.
     pub fn reserve_above(&self, id: PackId) {
+        if is_spilled(id) {
+            return;
+        }
         self.inner.next.fetch_max(id.0.saturating_add(1), Ordering::Relaxed);
     }
 
@@ -182,6 +201,25 @@ impl Packs {
         Ok(PackSize { messages: index.len(), bytes: index.header.data_bytes })
     }
 
+    /// Writes transient messages to a new pack, for as long as the process lives: nothing is
+    /// synced, and the next opening removes it without a look.
+    ///
+    /// # Errors
+    /// [`PackError`] if the disk fails, or if the pack would not be smaller than 4 GiB.
+    pub fn spill<'a>(
+        &self,
+        messages: impl IntoIterator<Item = Spilled<'a>>,
+    ) -> Result<PackId, PackError> {
+        let id = PackId(self.inner.next_spilled.fetch_add(1, Ordering::Relaxed));
+        let (data, index) = (self.data_path(id), self.index_path(id));
+        let written = spill::write(self.disk(), &data, &index, id, messages);
+        if written.is_err() {
+            let _ = self.disk().remove(&index);
+            let _ = self.disk().remove(&data);
+        }
+        written.map(|()| id)
+    }
+
     /// Reads messages of a queue, in the order of `runs` (a first position and how many), until
     /// the next would make it more than `bytes_max` bytes of records; but at least one.
     ///
@@ -236,17 +274,26 @@ impl Packs {
 
     /// The data file of a pack, once the log has done with it.
     pub(crate) fn data_path(&self, id: PackId) -> PathBuf {
-        self.inner.directory.join(format!("{:020}.pack", id.0))
+        self.path(id, "pack")
     }
 
     fn index_path(&self, id: PackId) -> PathBuf {
-        self.inner.directory.join(format!("{:020}.idx", id.0))
+        self.path(id, "idx")
+    }
+
+    fn path(&self, id: PackId, kind: &str) -> PathBuf {
+        let name = match is_spilled(id) {
+            true => format!("{:020}.{kind}.{UNFINISHED}", id.0),
+            false => format!("{:020}.{kind}", id.0),
+        };
+        self.inner.directory.join(name)
     }
 
     /// An id that no pack ever had.
     fn new_id(&self) -> Result<PackId, PackError> {
         let next = &self.inner.next;
-        let id = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1));
+        let following = |id: u64| Some(id + 1).filter(|_| !is_spilled(PackId(id)));
+        let id = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, following);
         let none_left = |_| io::Error::other("there are no numbers left for packs");
         id.map(PackId).map_err(none_left).map_err(PackError::io("name a pack in", self.directory()))
     }
@@ -281,7 +328,7 @@ impl Packs {
     fn write(&self, plan: copy::Plan) -> Result<PackId, PackError> {
         let id = self.new_id()?;
         let path = self.data_path(id);
-        let unfinished = path.with_extension(UNFINISHED);
+        let unfinished = path.with_extension("pack.tmp");
         let written = copy::write(self.disk(), &unfinished, id, plan).and_then(|written| {
             self.publish(&unfinished, &path)?;
             Ok(written)
@@ -296,7 +343,7 @@ impl Packs {
 
     fn write_index(&self, header: &index::Header, entries: &Entries) -> Result<(), PackError> {
         let path = self.index_path(header.pack);
-        let unfinished = path.with_extension(UNFINISHED);
+        let unfinished = path.with_extension("idx.tmp");
         let written = index::write(self.disk(), &unfinished, header, entries)
             .map_err(PackError::io("write", &unfinished))
             .and_then(|()| self.publish(&unfinished, &path));
@@ -322,8 +369,17 @@ impl Packs {
 /// The pack a file in `pack/` belongs to and what kind of file it is; none if it is not ours.
 pub(crate) fn parse_name(path: &Path) -> Option<(PackId, &str)> {
     let (digits, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    let kind = match kind {
+        "pack.tmp" | "idx.tmp" => UNFINISHED,
+        kind => kind,
+    };
     let ours = digits.len() == 20
         && digits.bytes().all(|byte| byte.is_ascii_digit())
         && ["pack", "idx", UNFINISHED].contains(&kind);
     digits.parse().ok().filter(|_| ours).map(|id| (PackId(id), kind))
+}
+
+/// Whether it is a pack of transient messages.
+fn is_spilled(id: PackId) -> bool {
+    id.0 >= SPILLED
 }

@@ -20,8 +20,8 @@ fn ticking() -> (Arc<Clock>, mpsc::Receiver<Time>) {
 }
 
 fn end(clock: &Clock) {
-    clock.close();
-    clock.join();
+    clock.worker.close();
+    clock.worker.join();
 }
 
 #[test]

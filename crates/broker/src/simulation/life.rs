@@ -18,6 +18,7 @@ use crate::broker::Parts;
 use crate::clock::Clock;
 use crate::loader;
 use crate::packer::pack_next;
+use crate::spill;
 use crate::{Broker, DiskOptions, OpenError, Options, Session};
 
 /// Durable queues, and behind them a transient one.
@@ -179,6 +180,7 @@ impl Life {
                 4 => self.get(world),
                 5 => self.consume(world),
                 6 | 7 => self.settle(world),
+                8 if world.random.chance(0.3) => self.spill(world),
                 8 => drop(self.stepper.keep()),
                 9 => self.pack(world),
                 10 => {
@@ -237,6 +239,16 @@ impl Life {
     fn pack(&mut self, world: &mut World) {
         let packed = pack_next(&self.parts.shared, &self.parts.packs);
         count(&world.sights.packed, usize::from(matches!(packed, Ok(true))));
+    }
+
+    /// Transient messages leave memory.
+    fn spill(&mut self, world: &mut World) {
+        let shared = &self.parts.shared;
+        let spill = shared.combiner.with(|core| core.engine.survey_transient(u64::MAX));
+        if spill.bytes > 0 {
+            let spilled = spill::write(shared, &self.parts.packs, &spill);
+            count(&world.sights.spilled, usize::from(spilled.is_ok()));
+        }
     }
 
     fn publish(&mut self, world: &mut World) {

@@ -1,4 +1,4 @@
-//! Packs in memory, for the tests of the engine: what was live of a part of the log.
+//! Packs in memory, for the tests of the engine: what was live of a part of the log, or transient.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use leveret_model::{Chunk, Lsn, Message, PackId, Position, QueueId};
 use leveret_record::{Origin, Record, Records};
 
 use super::world::*;
-use crate::{Effects, Load, Loaded, Operation, Survey};
+use crate::{Effects, Load, Loaded, Operation, Spill, Survey};
 
 /// A message as the log tells it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,12 +22,23 @@ pub(super) struct Written {
 /// The messages of a pack.
 #[derive(Debug, Clone)]
 pub(super) struct Pack {
-    /// Where the part of the log ended that it was made of.
-    pub(super) end: Lsn,
+    /// Where the part of the log ended that it was made of, if the log knows it.
+    pub(super) end: Option<Lsn>,
     pub(super) messages: BTreeMap<(QueueId, Position), Written>,
 }
 
 impl Written {
+    fn of(message: Message<'_>, origin: Origin) -> Written {
+        let Message { envelope, properties, body, persistent } = message;
+        Written {
+            envelope: envelope.to_vec(),
+            properties: properties.to_vec(),
+            body: body.to_vec(),
+            persistent,
+            origin,
+        }
+    }
+
     pub(super) fn message(&self) -> Message<'_> {
         let Written { envelope, properties, body, persistent, .. } = self;
         Message { envelope, properties, body, persistent: *persistent }
@@ -42,14 +53,7 @@ impl World {
         for record in steps.flat_map(|(_, records)| Records::new(records)) {
             if let Record::Publish { message, origin, targets } = record.unwrap().1 {
                 for target in targets {
-                    let Message { envelope, properties, body, persistent } = message;
-                    let own = Written {
-                        envelope: envelope.to_vec(),
-                        properties: properties.to_vec(),
-                        body: body.to_vec(),
-                        persistent,
-                        origin,
-                    };
+                    let own = Written::of(message, origin);
                     assert!(written.insert(target, own).is_none(), "{target:?} is written once");
                 }
             }
@@ -74,7 +78,34 @@ impl World {
         self.log.push((address, effects.log));
         self.pins.retain(|pin| !part.contains(pin));
         if used {
-            self.packs.insert(pack, Pack { end: part.end, messages });
+            self.packs.insert(pack, Pack { end: Some(part.end), messages });
+        }
+        used
+    }
+
+    /// Has transient messages that were surveyed leave memory.
+    pub(super) fn spilled(&mut self, pack: PackId, spill: &Spill) -> bool {
+        let mut messages = BTreeMap::new();
+        for (message, origin, targets) in spill.messages() {
+            for target in targets {
+                let own = Written::of(message, origin);
+                assert!(messages.insert(target, own).is_none(), "{target:?} is spilled once");
+            }
+        }
+        let mut effects = Effects::default();
+        let used = self.engine.spilled(pack, spill, &mut effects);
+        assert!(effects.outbound.is_empty() && effects.emptied.is_empty());
+        assert!(effects.log.is_empty() && effects.loads.is_empty(), "nobody else hears of it");
+        self.carry_out(0, effects);
+        let queues = self.engine.queues.values();
+        let extents = queues.flat_map(|queue| queue.spilled().map(move |each| (queue.id, each)));
+        let own: Vec<_> = extents.filter(|(_, extent)| extent.pack == pack).collect();
+        messages.retain(|(queue, position), _| {
+            own.iter().any(|(id, extent)| id == queue && extent.live.contains(*position))
+        });
+        assert_eq!(used, !messages.is_empty());
+        if used {
+            self.packs.insert(pack, Pack { end: None, messages });
         }
         used
     }
@@ -101,7 +132,7 @@ impl World {
         self.end = address.advance(effects.log.len() as u64 + 16);
         self.log.push((address, effects.log));
         if used {
-            self.packs.insert(merged, Pack { end: Lsn(0), messages });
+            self.packs.insert(merged, Pack { end: Some(Lsn(0)), messages });
         }
         used
     }

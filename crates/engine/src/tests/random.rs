@@ -121,6 +121,8 @@ impl Pair {
             Step::Retire => self.retire(),
             Step::SurveyPacks => self.survey_packs(),
             Step::Merge => self.merge(),
+            Step::SurveyTransient(bytes_max) => self.survey_transient(*bytes_max),
+            Step::Spilled => self.spilled(),
             Step::Answer(at, most) => {
                 if let Some(last) = self.world.loads.len().checked_sub(1) {
                     self.answer((*at).min(last), *most);

@@ -237,7 +237,7 @@ impl World {
     }
 
     /// Carries out what a step wants done.
-    fn carry_out(&mut self, session: u64, mut effects: Effects) {
+    pub(super) fn carry_out(&mut self, session: u64, mut effects: Effects) {
         let address = self.end;
         let records = Records::new(&effects.log).map(Result::unwrap).count();
         assert_eq!(records, effects.records as usize, "the number of records");

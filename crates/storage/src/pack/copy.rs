@@ -10,6 +10,7 @@ use super::cache::OpenPack;
 use super::data::{self, Data};
 use super::{Entries, Entry, PackError, Place, index};
 use crate::disk::{Disk, DiskFile};
+use crate::segment::Uuid;
 
 /// How much is written at once, in bytes.
 const WRITE_BYTES: usize = 1024 * 1024;
@@ -38,9 +39,11 @@ struct Planned {
 }
 
 /// A data file that is being written.
-struct Output<'a> {
+pub(super) struct Output<'a> {
     file: Arc<dyn DiskFile>,
     path: &'a Path,
+    /// Whether it is to survive a crash.
+    durable: bool,
     /// How much of the file is written.
     written: u64,
     /// What comes behind that.
@@ -84,15 +87,7 @@ pub(super) fn write(
     pack: PackId,
     plan: Plan,
 ) -> Result<(index::Header, Entries), PackError> {
-    let uuid = disk.random().map_err(PackError::io("draw a random id for", path))?;
-    let mut output = Output {
-        file: disk.create(path).map_err(PackError::io("create", path))?,
-        path,
-        written: 0,
-        buffer: data::header(pack, uuid),
-        unsynced: 0,
-        shared: HashMap::new(),
-    };
+    let (mut output, uuid) = Output::create(disk, path, pack, true)?;
     let mut entries = Vec::with_capacity(plan.queues.len());
     for (queue, planned) in plan.queues {
         let mut copied = Vec::with_capacity(planned.len());
@@ -115,7 +110,27 @@ impl Source {
     }
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    /// The beginning of a new file, and its uuid.
+    pub(super) fn create(
+        disk: &dyn Disk,
+        path: &'a Path,
+        pack: PackId,
+        durable: bool,
+    ) -> Result<(Self, Uuid), PackError> {
+        let uuid = disk.random().map_err(PackError::io("draw a random id for", path))?;
+        let output = Output {
+            file: disk.create(path).map_err(PackError::io("create", path))?,
+            path,
+            durable,
+            written: 0,
+            buffer: data::header(pack, uuid),
+            unsynced: 0,
+            shared: HashMap::new(),
+        };
+        Ok((output, uuid))
+    }
+
     /// Copies messages of one queue that have one source, but for those copied before.
     fn copy(
         &mut self,
@@ -143,7 +158,7 @@ impl Output<'_> {
     }
 
     /// Appends a record and returns where it lies.
-    fn push(&mut self, record: &[u8]) -> Result<u32, PackError> {
+    pub(super) fn push(&mut self, record: &[u8]) -> Result<u32, PackError> {
         let at = self.written + self.buffer.len() as u64;
         let end = at + record.len() as u64;
         if end > u64::from(u32::MAX) {
@@ -162,17 +177,19 @@ impl Output<'_> {
         self.written += self.buffer.len() as u64;
         self.unsynced += self.buffer.len() as u64;
         self.buffer.clear();
-        if self.unsynced >= SYNC_BYTES {
+        if self.durable && self.unsynced >= SYNC_BYTES {
             self.file.sync_data().map_err(PackError::io("sync", self.path))?;
             self.unsynced = 0;
         }
         Ok(())
     }
 
-    /// Writes and syncs what is left. Returns the size of the file.
-    fn finish(mut self) -> Result<u64, PackError> {
+    /// Writes what is left, and syncs it if it is to last. Returns the size of the file.
+    pub(super) fn finish(mut self) -> Result<u64, PackError> {
         self.flush()?;
-        self.file.sync_all().map_err(PackError::io("sync", self.path))?;
+        if self.durable {
+            self.file.sync_all().map_err(PackError::io("sync", self.path))?;
+        }
         Ok(self.written)
     }
 }

@@ -106,6 +106,18 @@ fn a_flipped_bit_anywhere_in_an_index_is_found() {
 }
 
 #[test]
+fn a_flipped_bit_in_the_version_of_an_index_is_no_other_version() {
+    let (directory, [id, _]) = packed();
+    let packs = Packs::open(real(), directory.path()).unwrap();
+    let [index, _] = names(&packs, id);
+    flip(&index, 9);
+    assert!(matches!(packs.settle_check(id), Err(OpenError::Damaged { .. })));
+    // A repair is for damage, and not for other versions.
+    let saved = crate::salvage::Pack::open(directory.path(), id).unwrap();
+    assert_eq!(saved.positions(QueueId(1)).count(), ALL.count());
+}
+
+#[test]
 fn a_flipped_bit_in_a_header_or_a_record_is_found() {
     let (directory, [_, id]) = packed();
     let path = Packs::open(real(), directory.path()).unwrap().data_path(id);

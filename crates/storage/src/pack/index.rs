@@ -38,10 +38,10 @@ use crate::disk::{Disk, DiskFile};
 use crate::segment::{self, Uuid, array};
 
 const MAGIC: [u8; 8] = *b"LVRTIDX1";
-const HEADER_BYTES: usize = 64;
-const SECTION_BYTES: usize = 32;
-const CRC_BYTES: usize = 4;
-const ENTRY_BYTES: usize = 16;
+pub(crate) const HEADER_BYTES: usize = 64;
+pub(crate) const SECTION_BYTES: usize = 32;
+pub(crate) const CRC_BYTES: usize = 4;
+pub(crate) const ENTRY_BYTES: usize = 16;
 /// Most entries of a section: looking for one message reads and checks no more than that.
 const SECTION_ENTRIES_MAX: usize = 1024;
 /// Stands for the address of a segment where there is none.
@@ -100,7 +100,8 @@ pub(crate) fn write(
     file.sync_all()
 }
 
-fn encode(header: &Header, entries: &Entries) -> Vec<u8> {
+/// The bytes of an index.
+pub(crate) fn encode(header: &Header, entries: &Entries) -> Vec<u8> {
     let sections = sections(entries);
     let count: usize = entries.iter().map(|(_, entries)| entries.len()).sum();
     let directory_end = HEADER_BYTES + sections.len() * SECTION_BYTES + CRC_BYTES;
@@ -179,10 +180,6 @@ impl Index {
         if head[..8] != MAGIC {
             return Err(damaged(0, "this is not an index"));
         }
-        let version = u32::from_le_bytes(array(&head, 8));
-        if version != segment::VERSION {
-            return Err(PackError::UnknownVersion { file: path.to_owned(), version });
-        }
         let sections = u32::from_le_bytes(array(&head, 12)) as usize;
         let entries_at = HEADER_BYTES + sections * SECTION_BYTES + CRC_BYTES;
         if entries_at as u64 > len {
@@ -193,6 +190,10 @@ impl Index {
         let (content, crc) = bytes.split_at(entries_at - CRC_BYTES);
         if crc != crc32c::crc32c(content).to_le_bytes() {
             return Err(damaged(0, "the checksum of header and directory is wrong"));
+        }
+        let version = u32::from_le_bytes(array(content, 8));
+        if version != segment::VERSION {
+            return Err(PackError::UnknownVersion { file: path.to_owned(), version });
         }
         let header = decode(content);
         if header.pack != pack {

@@ -234,7 +234,9 @@ fn no_id_is_given_twice() {
     packs.remove(&[PackId(200)]);
     assert_eq!(new(&packs), 201);
     assert_eq!(new(&Packs::open(real(), directory.path()).unwrap()), 202);
-    packs.reserve_above(PackId(u64::MAX));
+    packs.reserve_above(PackId(SPILLED));
+    assert_eq!(new(&packs), 202, "those have numbers of their own");
+    packs.reserve_above(PackId(SPILLED - 1));
     assert!(packs.adopt(segment, &wanted([])).is_err());
 }
 
@@ -323,4 +325,74 @@ fn a_damaged_segment_is_not_packed() {
     edit(&path, |bytes| bytes.truncate(used - 1));
     assert!(packs.adopt(segment, &wanted([(1, &[0])])).is_err());
     assert_eq!(files_in(directory.path(), "pack", ""), [] as [PathBuf; 0]);
+}
+
+/// What the record of a message says, and where it goes.
+fn spilled(record: &[u8]) -> Spilled<'_> {
+    let record = leveret_record::Records::new(record).next().unwrap().unwrap().1;
+    let leveret_record::Record::Publish { message, origin, targets } = record else { panic!() };
+    (message, origin, targets.collect())
+}
+
+#[test]
+fn spilled_messages_are_there_until_the_next_opening() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path());
+    let packs = log.packs();
+    let targets: [&[(u64, u64)]; 4] = [&[(1, 5), (2, 3)], &[(1, 4)], &[(2, 900)], &[(1, 6)]];
+    let records = targets.map(|targets| message(targets, BODY));
+    let first = packs.spill(records[..2].iter().map(|record| spilled(record))).unwrap();
+    let second = packs.spill(records[2..].iter().map(|record| spilled(record))).unwrap();
+    assert_eq!(own(&packs, first, 1, &[(4, 2)]), [4, 5]);
+    let shared = load(&packs, first, 2, &[(3, 1)]).unwrap();
+    assert_eq!(positions(&shared, BODY, |_| (1, 5)), [3]);
+    assert_eq!(own(&packs, second, 2, &[(900, 1)]), [900]);
+    assert!(load(&packs, second, 1, &[(5, 1)]).is_err(), "that is in the other one");
+    assert_eq!(files_in(directory.path(), "pack", "").len(), 4);
+    assert!(crate::salvage::packs(directory.path()).unwrap().is_empty(), "nobody misses them");
+
+    // What a crash leaves of them is of no interest, whatever it is.
+    for damage in 0..4 {
+        let copy = image(directory.path());
+        for file in files_in(copy.path(), "pack", "") {
+            match damage {
+                0 => edit(&file, |bytes| bytes.truncate(10)),
+                1 => edit(&file, |bytes| bytes.fill(0)),
+                2 if file.to_str().unwrap().contains("idx") => fs::remove_file(file).unwrap(),
+                _ => {}
+            }
+        }
+        let (log, _) = open(copy.path());
+        assert_eq!(files_in(copy.path(), "pack", ""), [] as [PathBuf; 0]);
+        let packs = log.packs();
+        packs.settle(&[]).unwrap();
+        let segment = seal(&log, &records);
+        let durable = packs.adopt(segment, &wanted([(1, &[4])])).unwrap();
+        assert_eq!(durable, PackId(0), "the others take no numbers away");
+    }
+
+    packs.remove(&[first]);
+    assert_eq!(files_in(directory.path(), "pack", "").len(), 2);
+    assert!(load(&packs, first, 1, &[(4, 1)]).is_err());
+    let segment = seal(&log, &records);
+    let durable = packs.adopt(segment, &wanted([(1, &[4])])).unwrap();
+    assert_eq!(durable, PackId(0));
+    packs.remove(&[second, durable]);
+    assert_eq!(files_in(directory.path(), "pack", ""), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn what_cannot_be_spilled_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path());
+    let packs = log.packs();
+    let record = message(&[(1, 5)], BODY);
+    let in_the_way = packs.index_path(PackId(SPILLED));
+    fs::create_dir(&in_the_way).unwrap();
+    let error = packs.spill([spilled(&record)]).unwrap_err();
+    assert!(matches!(error, PackError::Io { action: "write", .. }), "{error}");
+    assert_eq!(files_in(directory.path(), "pack", ""), std::slice::from_ref(&in_the_way));
+    fs::remove_dir(in_the_way).unwrap();
+    let id = packs.spill([spilled(&record)]).unwrap();
+    assert_eq!(own(&packs, id, 1, &[(5, 1)]), [5]);
 }

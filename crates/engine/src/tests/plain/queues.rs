@@ -263,15 +263,15 @@ impl Plain {
         }
     }
 
-    /// Durable messages that have not ended, also those that are out.
-    pub(in crate::tests) fn live(&self) -> BTreeSet<(u64, u64)> {
+    /// Durable messages that have not ended, or transient ones; also those that are out.
+    pub(in crate::tests) fn live(&self, durable: bool) -> BTreeSet<(u64, u64)> {
         let leases = self.holders.values().flat_map(Holder::out);
         let leases = leases.filter(|lease| self.queues.contains_key(&lease.queue));
         let leases = leases.map(|lease| (lease.queue, &lease.entry));
         let ready = self.queues.iter();
         let ready = ready.flat_map(|(id, queue)| queue.ready.iter().map(|each| (*id, each)));
-        let durable = ready.chain(leases).filter(|(_, entry)| entry.durable);
-        durable.map(|(id, entry)| (id, entry.position)).collect()
+        let live = ready.chain(leases).filter(|(_, entry)| entry.durable == durable);
+        live.map(|(id, entry)| (id, entry.position)).collect()
     }
 
     /// The queues, by number.

@@ -17,7 +17,8 @@ pub(super) const EXCHANGES: [&str; 3] = ["x", "y", "z"];
 pub(super) struct Specs {
     pub(super) queues: Vec<QueueSpec>,
     pub(super) exchanges: Vec<ExchangeSpec>,
-    /// How much may stay in memory that is packed; nothing is packed if there is no limit.
+    /// How much may stay in memory that is packed; nothing is packed, or spilled, if there is no
+    /// limit.
     pub(super) memory: Option<usize>,
     /// Whether what is asked for of packs comes later.
     pub(super) late: bool,
@@ -88,6 +89,9 @@ pub(super) enum Step {
     /// What is live of the packs that have left the log is to be merged.
     SurveyPacks,
     Merge,
+    /// Transient messages of about so many bytes are to be spilled.
+    SurveyTransient(u64),
+    Spilled,
     /// One of the outstanding loads is answered, with so many messages at the most.
     Answer(usize, usize),
 }
@@ -277,6 +281,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Retire),
         2 => Just(Step::SurveyPacks),
         2 => Just(Step::Merge),
+        4 => select(&[1, 300, u64::MAX][..]).prop_map(Step::SurveyTransient),
+        5 => Just(Step::Spilled),
         8 => (0..8_usize, select(&[1, 2, 1_000][..])).prop_map(|(at, most)| Step::Answer(at, most)),
     ]
 }

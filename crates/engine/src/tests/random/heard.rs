@@ -126,12 +126,14 @@ pub(super) fn contents(world: &World) -> Vec<(String, usize, Vec<String>)> {
             (Reverse(usize::from(lane)), at, text)
         });
         let cold = queue.cold().into_iter().map(|(lane, pack, position)| {
-            let written = &world.packs[&pack].messages[&(queue.id, position)];
+            let pack = &world.packs[&pack];
+            let (written, durable) = (&pack.messages[&(queue.id, position)], pack.end.is_some());
             let (message, at) = (written.message(), position.0);
             let expires = expires(message, written.origin, queue.settings.ttl);
             let expires = (expires != Time::NEVER).then_some(expires.0);
             let text = message_text(message);
-            (Reverse(lane), at, format!("{text} at {at} in {lane} until {expires:?}, 0, true"))
+            let text = format!("{text} at {at} in {lane} until {expires:?}, 0, {durable}");
+            (Reverse(lane), at, text)
         });
         let mut all: Vec<_> = ready.chain(cold).collect();
         // In memory each part is in order; how the parts go together is seen when it is delivered.

@@ -13,7 +13,8 @@ use super::super::world::World;
 use super::asks::{Ask, QUEUES};
 use super::{Asked, Pair, SESSIONS, heard, take_down};
 use crate::chunks::Home;
-use crate::{Engine, PackUse, Survey};
+use crate::cold::Extent;
+use crate::{Engine, PackUse, Spill, Survey};
 
 type Positions = BTreeSet<(QueueId, Position)>;
 
@@ -31,6 +32,8 @@ pub(super) struct Packing {
     last: u64,
     /// Packs that were looked at, to be merged, and what was live.
     to_merge: Option<(Vec<PackId>, Positions)>,
+    /// Transient messages that were looked at, to be spilled.
+    spill: Option<Spill>,
 }
 
 impl Pair {
@@ -45,7 +48,7 @@ impl Pair {
         let survey = world.engine.survey(&part);
         let found: Positions = positions_of(&survey.live);
         let written = world.written(&part);
-        let mut live = self.live();
+        let mut live = self.live(true);
         live.retain(|target| written.contains_key(target));
         assert_eq!(found, live, "what is live of {part:?}");
         let bytes = |target: &(QueueId, Position)| {
@@ -59,7 +62,7 @@ impl Pair {
 
     pub(super) fn adopt(&mut self) {
         let Some((part, survey)) = self.packing.surveyed.take() else { return };
-        let mut live = self.live();
+        let mut live = self.live(true);
         let written = self.world.written(&part);
         live.retain(|target| written.contains_key(target));
         self.packing.last += 1;
@@ -69,6 +72,25 @@ impl Pair {
         self.packing.ends.push(part.end);
         self.check_packs();
         assert_eq!(heard::contents(&self.world), self.plain.contents(), "adopting changes nothing");
+    }
+
+    pub(super) fn survey_transient(&mut self, bytes_max: u64) {
+        let spill = self.world.engine.survey_transient(bytes_max);
+        let mut waiting = self.live(false);
+        for target in spill.messages().flat_map(|(_, _, targets)| targets) {
+            assert!(waiting.remove(&target), "{target:?} is transient, and named once");
+        }
+        assert_eq!(spill.bytes > 0, spill.messages().next().is_some());
+        self.packing.spill = Some(spill);
+    }
+
+    pub(super) fn spilled(&mut self) {
+        let Some(spill) = self.packing.spill.take() else { return };
+        self.packing.last += 1;
+        self.world.spilled(PackId(self.packing.last), &spill);
+        self.check_packs();
+        let contents = heard::contents(&self.world);
+        assert_eq!(contents, self.plain.contents(), "spilling changes nothing");
     }
 
     /// The oldest adopted part leaves the log.
@@ -84,7 +106,7 @@ impl Pair {
         let uses: Vec<PackUse> = engine.pack_uses().collect();
         let held = held(engine);
         for PackUse { pack, live, end } in &uses {
-            assert_eq!((*live, *end), (held[pack].len() as u64, self.world.packs[pack].end));
+            assert_eq!((*live, Some(*end)), (held[pack].len() as u64, self.world.packs[pack].end));
         }
         let mut packs: Vec<PackId> =
             uses.iter().filter(|it| it.end <= self.packing.base).map(|it| it.pack).collect();
@@ -116,6 +138,7 @@ impl Pair {
     pub(super) fn forget_adopted(&mut self) {
         let base = self.packing.base;
         (self.packing.surveyed, self.packing.to_merge) = (None, None);
+        self.packing.spill = None;
         self.packing.ends.clear();
         self.packing.adopted = base;
     }
@@ -235,11 +258,13 @@ impl Pair {
         disk
     }
 
-    /// The durable messages there are by the model, as the engine calls them.
-    fn live(&self) -> Positions {
+    /// The durable messages there are by the model, or the transient ones, as the engine calls
+    /// them.
+    fn live(&self, durable: bool) -> Positions {
         let ids: BTreeMap<u64, QueueId> =
             self.numbers().into_iter().map(|(id, number)| (number, id)).collect();
-        self.plain.live().into_iter().map(|(queue, at)| (ids[&queue], Position(at))).collect()
+        let live = self.plain.live(durable).into_iter();
+        live.map(|(queue, at)| (ids[&queue], Position(at))).collect()
     }
 
     /// What must hold after every step.
@@ -247,11 +272,12 @@ impl Pair {
         let world = &self.world;
         check_engine(&world.engine);
         let packs: BTreeSet<PackId> = world.engine.packs().collect();
-        assert_eq!(packs, world.packs.keys().copied().collect(), "packs that are needed");
+        let known = world.packs.iter().filter(|(_, pack)| pack.end.is_some());
+        assert_eq!(packs, known.map(|(id, _)| *id).collect(), "packs that are needed");
         let held = held(&world.engine);
-        let live = self.live();
+        let (durable, transient) = (self.live(true), self.live(false));
         for (id, pack) in &world.packs {
-            let mut own = live.clone();
+            let mut own = if pack.end.is_some() { durable.clone() } else { transient.clone() };
             own.retain(|target| pack.messages.contains_key(target));
             assert_eq!(held[id], own, "what is live of {id:?}");
         }
@@ -279,7 +305,7 @@ pub(super) fn from(world: &World, start: Lsn) -> impl Iterator<Item = &(Lsn, Vec
 fn held(engine: &Engine) -> BTreeMap<PackId, Positions> {
     let mut held: BTreeMap<PackId, Positions> = BTreeMap::new();
     for queue in engine.queues.values() {
-        for (_, extent) in queue.extents() {
+        for extent in queue.extents().map(|(_, extent)| extent).chain(queue.spilled()) {
             let own = held.entry(extent.pack).or_default();
             for (first, count) in extent.live.runs(Position(0)) {
                 own.extend((first.0..first.0 + count).map(|at| (queue.id, Position(at))));
@@ -312,18 +338,20 @@ fn check_engine(engine: &Engine) {
         for (_, _, position) in cold {
             assert!(here.insert(position), "{position:?} is on disk and in memory");
         }
-        let packed = |extents: &dyn Fn(Position) -> bool| {
-            let mut own = queue.here().filter(|entry| entry.durable);
-            own.all(|entry| {
-                extents(entry.position) == (engine.chunks.home(entry.chunk) == Home::Packs)
-            })
-        };
-        let extents = |at| queue.extents().any(|(_, extent)| extent.live.contains(at));
-        assert!(packed(&extents), "what is packed is in an extent, and nothing else");
-        let mut last: BTreeMap<usize, Position> = BTreeMap::new();
-        for (lane, extent) in queue.extents() {
-            let (first, end) = (extent.live.first().unwrap(), extent.live.last().unwrap());
-            assert!(last.insert(lane, end).is_none_or(|last| last < first), "extents in order");
+        for entry in queue.here() {
+            let home = engine.chunks.home(entry.chunk);
+            let holds = |extent: &Extent| extent.live.contains(entry.position);
+            let packed = queue.extents().any(|(_, extent)| holds(extent));
+            assert_eq!(packed, entry.durable && home == Home::Packs, "in an extent of the log");
+            assert_eq!(queue.spilled().any(holds), home == Home::Spilled, "in a spilled extent");
+            assert!(!entry.durable || home != Home::Spilled, "what is durable is not spilled");
+        }
+        for lane in queue.each_lane() {
+            for cold in lane.colds() {
+                let extents = cold.extents.iter().map(|extent| &extent.live);
+                let bounds: Vec<_> = extents.flat_map(|it| [it.first(), it.last()]).collect();
+                assert!(bounds.is_sorted() && !bounds.contains(&None), "extents in order");
+            }
         }
     }
     let held: BTreeMap<PackId, u64> =
@@ -359,7 +387,8 @@ pub(super) fn definitions_from(engine: &Engine, start: Lsn) -> Vec<String> {
 pub(super) fn with_packs(engine: Engine, before: &World, from: Lsn) -> World {
     check_engine(&engine);
     let needed: BTreeSet<PackId> = engine.packs().collect();
-    let there = before.packs.iter().filter(|(_, pack)| pack.end <= from);
+    let known = before.packs.iter();
+    let there = known.filter(|(_, pack)| pack.end.is_some_and(|end| end <= from));
     let packs: BTreeMap<_, _> = there.map(|(id, pack)| (*id, pack.clone())).collect();
     assert_eq!(needed, packs.keys().copied().collect(), "packs after a restart from {from:?}");
     let mut world = super::world_of(engine, before.end);
