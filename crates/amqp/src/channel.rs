@@ -3,13 +3,13 @@
 use leveret_amqp_wire::method::ChannelCloseOk;
 use leveret_amqp_wire::{Frame, Method, frame};
 use leveret_broker::engine::Operation;
+use leveret_model::Printable;
 
 use crate::confirm::Confirms;
 use crate::connection::Connection;
 use crate::content::Assembly;
 use crate::fault::{CHANNEL_ERROR, Fault, NOT_ALLOWED};
 use crate::operation::{Meaning, meaning};
-use crate::printable::Printable;
 
 /// A channel that the client opened.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use leveret_amqp_wire::publish::is_publish;
 use leveret_amqp_wire::{DeliverPrefix, Frame, Method, ProtocolHeader, frame};
 use leveret_broker::engine::{Command, Operation, Token};
 use leveret_broker::{Broker, Session, Shortage};
-use leveret_model::Chunk;
+use leveret_model::{Chunk, Printable};
 use rustc_hash::FxHashMap;
 
 use crate::channel::{Channel, ChannelState};
@@ -21,7 +21,6 @@ use crate::fault::{
     UNEXPECTED_FRAME,
 };
 use crate::handshake::{self, Capabilities, Tuning};
-use crate::printable::Printable;
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //! - `publish`: messages from the client; `content`: putting them together
 //! - `operation`: other methods into commands
 //! - `encode`: what the session is told, into bytes; `confirm`: coalescing publisher confirms
-//! - `fault`: errors, their codes and what they close; `printable`: what clients say, in the log
+//! - `fault`: errors, their codes and what they close
 //! - `fuzzing`: clients that do anything, for tests
 
 mod channel;
@@ -24,7 +24,6 @@ mod fault;
 pub mod fuzzing;
 mod handshake;
 mod operation;
-mod printable;
 mod publish;
 mod serve;
 #[cfg(test)]

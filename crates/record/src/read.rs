@@ -167,7 +167,8 @@ impl<'a> Body<'a> {
         let targets = self.0;
         for _ in 0..count {
             self.queue_id()?;
-            self.number()?;
+            // There is one after it, or it could not be settled.
+            self.number()?.checked_add(1)?;
         }
         let bytes = &targets[..targets.len() - self.0.len()];
         let envelope = self.take(envelope_len)?;

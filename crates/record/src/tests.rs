@@ -292,6 +292,18 @@ fn a_settled_run_is_never_empty_and_never_wraps() {
 }
 
 #[test]
+fn no_message_has_a_position_that_none_follows() {
+    let envelope = envelope(b"", b"q");
+    let message = Message { envelope: &envelope, properties: b"", body: b"", persistent: true };
+    for (position, sound) in [(u64::MAX, false), (u64::MAX - 1, true)] {
+        let mut bytes = Vec::new();
+        let targets = [(QueueId(1), Position(position))];
+        write_publish(&mut bytes, message, Origin::default(), &targets);
+        assert_eq!(Records::new(&bytes).all(|read| read.is_ok()), sound);
+    }
+}
+
+#[test]
 fn an_extent_holds_no_more_than_a_pack() {
     let runs = vec![(Position(1), 1 << 29), (Position(1 << 40), 1)];
     let (pack, queue) = (PackId(1), QueueId(1));

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use leveret_model::{Message, QueueId, properties};
+use leveret_model::{Message, Printable, QueueId, properties};
 use leveret_record::{Destination, Origin, Record, Targets};
 
 use crate::model::Model;
-use crate::printable::Printable;
 
 /// A queue by its name, if that is known.
 pub(crate) fn queue(model: &Model, id: QueueId) -> String {

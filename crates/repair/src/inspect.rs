@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use leveret_model::QueueId;
+use leveret_model::{Printable, QueueId};
 use leveret_record::Records;
 use leveret_storage::salvage::{self, Damage, Frame, Pack, PackFiles, Piece, Segment, Tail};
 
 use crate::Error;
 use crate::describe;
 use crate::model::{Model, offset_of};
-use crate::printable::Printable;
 use crate::report;
 use crate::runs::Runs;
 

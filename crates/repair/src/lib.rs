@@ -7,13 +7,12 @@
 //! - `inspect`: shows what is there
 //! - `repair`: saves what can be read; `output`: the new directory; `report`: what was lost
 //! - `model`: what the log says of definitions, positions and packs; `runs`: sets of positions
-//! - `describe`: records as lines; `printable`: what clients say, on a terminal
+//! - `describe`: records as lines
 
 mod describe;
 mod inspect;
 mod model;
 mod output;
-mod printable;
 mod repair;
 mod report;
 mod runs;

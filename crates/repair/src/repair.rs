@@ -1,6 +1,6 @@
 //! Saves what can be read of a damaged data directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,9 @@ struct Work<'a> {
     report: Report,
     /// What the new directory has of each queue.
     saved: BTreeMap<QueueId, Runs>,
+    /// Queues whose packs have to go to the log, because other messages come between theirs: a
+    /// broker expects those in packs before all others.
+    mixed: BTreeSet<QueueId>,
 }
 
 /// Makes a new data directory of what can be read of another.
@@ -56,20 +59,16 @@ pub fn repair(what: &Repair) -> Result<Report, Error> {
         }
     }
     let segments = salvage::segments(from)?;
-    if let Some(segment) = segments.iter().find(|segment| segment.foreign_version) {
-        // Not damage, and not to be repaired by this version.
-        let what = segment.broken.clone().unwrap_or_default();
-        let foreign = std::io::Error::other(what);
-        return Err(io("read", &segment.path)(foreign).into());
-    }
     let (model, report, saved) = (Model::default(), Report::default(), BTreeMap::new());
-    let mut work = Work { from, segments, model, report, saved };
+    let mut work = Work { from, segments, model, report, saved, mixed: BTreeSet::new() };
     work.read_log()?;
     work.name_the_nameless();
     let packs = salvage::packs(from)?;
+    work.find_mixed(&packs)?;
     let mut output = Output::create(&unfinished)?;
     let extents = work.save_packs(&packs, &unfinished)?;
     output.begin(&work.model, &extents)?;
+    work.save_mixed(&mut output)?;
     work.save_log(&mut output)?;
     work.save_unnamed_packs(&packs, &mut output)?;
     work.count();
@@ -140,6 +139,42 @@ impl Work<'_> {
         }
     }
 
+    /// Looks which messages that go to the new log come between those of packs.
+    fn find_mixed(&mut self, files: &[PackFiles]) -> Result<(), Error> {
+        let mut ends: BTreeMap<QueueId, u64> = BTreeMap::new();
+        for id in self.newest_first() {
+            for (extent, runs) in self.wanted(id) {
+                let end = ends.entry(extent.queue).or_default();
+                *end = runs.end().max(*end);
+            }
+        }
+        let between = |queue: QueueId, first: Option<Position>| {
+            first.zip(ends.get(&queue)).is_some_and(|(first, end)| first.0 < *end)
+        };
+        for (id, queue) in &self.model.queues {
+            if between(*id, queue.live().positions().next()) {
+                self.mixed.insert(*id);
+            }
+        }
+        for files in files.iter().filter(|files| !self.model.packs.contains_key(&files.id)) {
+            if self.report.log.is_empty() {
+                break;
+            }
+            let pack = Pack::open(self.from, files.id)?;
+            let queues = pack.queues().map(|(id, _)| id);
+            self.mixed.extend(queues.filter(|id| between(*id, pack.positions(*id).next())));
+        }
+        Ok(())
+    }
+
+    /// The packs that the log names. Where two name the same message, the newer is right.
+    fn newest_first(&self) -> Vec<PackId> {
+        let mut ids: Vec<_> =
+            self.model.packs.iter().map(|(id, named)| (named.mention, *id)).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// Takes over the packs that the log names. Returns what the new log is to say of them.
     fn save_packs(
         &mut self,
@@ -147,11 +182,7 @@ impl Work<'_> {
         to: &Path,
     ) -> Result<BTreeMap<PackId, Vec<ExtentDefinition>>, Error> {
         let mut saved = BTreeMap::new();
-        let mut ids: Vec<_> =
-            self.model.packs.iter().map(|(id, named)| (named.mention, *id)).collect();
-        // Where two name the same message, the newer is right.
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, id) in ids {
+        for id in self.newest_first() {
             let extents = self.wanted(id);
             if extents.is_empty() {
                 continue;
@@ -164,7 +195,9 @@ impl Work<'_> {
             }
             let mut kept = Vec::new();
             for (extent, runs) in extents {
-                kept.extend(self.read_extent(&pack, &extent, &runs));
+                if !self.mixed.contains(&extent.queue) {
+                    kept.extend(self.read_extent(&pack, &extent, &runs, None));
+                }
             }
             if !kept.is_empty() && pack.take_over(to)? {
                 saved.insert(id, kept);
@@ -173,6 +206,22 @@ impl Work<'_> {
         let named = |id: &PackId| self.model.packs.contains_key(id);
         self.report.unnamed = files.iter().map(|files| files.id).filter(|id| !named(id)).collect();
         Ok(saved)
+    }
+
+    /// Writes what packs hold of mixed queues to the new log.
+    fn save_mixed(&mut self, output: &mut Output) -> Result<(), Error> {
+        for id in self.newest_first() {
+            let mut extents = self.wanted(id);
+            extents.retain(|(extent, _)| self.mixed.contains(&extent.queue));
+            if extents.is_empty() {
+                continue;
+            }
+            let pack = Pack::open(self.from, id)?;
+            for (extent, runs) in extents {
+                self.read_extent(&pack, &extent, &runs, Some(output));
+            }
+        }
+        Ok(())
     }
 
     /// What is live of a pack's extents and not in the log or in another pack.
@@ -201,12 +250,14 @@ impl Work<'_> {
         wanted
     }
 
-    /// Reads an extent's messages; what is left of it.
+    /// Reads an extent's messages, and writes them to `copy` if they are to be copied. Returns what
+    /// is left of it.
     fn read_extent(
         &mut self,
         pack: &Pack,
         extent: &ExtentDefinition,
         runs: &Runs,
+        mut copy: Option<&mut Output>,
     ) -> Option<ExtentDefinition> {
         let (mut kept, mut body_bytes) = (Runs::default(), 0);
         let lost = self.report.lost.entry(extent.queue).or_default();
@@ -215,6 +266,9 @@ impl Work<'_> {
             Ok(found) => {
                 kept.add(position.0, 1);
                 body_bytes += found.message.body.len() as u64;
+                if let Some(output) = &mut copy {
+                    output.publish(found.message, found.origin, &[(extent.queue, position)]);
+                }
             }
             Err(found) => {
                 lost.add(position.0, 1);

@@ -462,6 +462,41 @@ fn packs_that_only_lost_records_named_are_saved() {
 }
 
 #[test]
+fn messages_between_those_of_a_pack_go_to_the_log_with_them() {
+    let mut old = Old::new();
+    (0..20).for_each(|_| old.publish(FIRST));
+    let oldest = old.log().sealed()[0];
+    let segment = old.files("wal", ".wal").remove(0);
+    let held = (0..20).filter(|at| place(&segment, FIRST, *at).is_some()).map(Position);
+    let (even, odd): (Vec<_>, Vec<_>) = held.partition(|at| at.0 % 2 == 0);
+    let wanted =
+        |positions: Vec<Position>| Wanted::from([(FIRST, PositionSet::of_sorted(positions))]);
+    let packs = old.log().packs();
+    let id = packs.rewrite(oldest, &wanted(even.clone())).unwrap();
+    packs.rewrite(oldest, &wanted(odd)).unwrap();
+    let definition = PackDefinition { id, end: oldest.end, replaces: Vec::new() };
+    leveret_record::write_pack(&mut old.packs, &definition);
+    let runs = even.into_iter().map(|at| (at, 1)).collect();
+    let (pack, queue) = (id, FIRST);
+    let extent = ExtentDefinition { pack, queue, priority: 0, expires: None, body_bytes: 1, runs };
+    leveret_record::write_extent(&mut old.packs, &extent);
+    old.append(&old.packs);
+    old.log().retire(oldest, None);
+    (20..22).for_each(|_| old.publish(FIRST));
+    old.close();
+    // What named the other pack may have been here.
+    let last = old.files("wal", ".wal").pop().unwrap();
+    let at = place(&last, FIRST, 20).unwrap();
+    edit(&last, |bytes| bytes[at] ^= 1);
+    let (report, [first, _]) = old.repaired();
+    assert_eq!(first, (0..20).chain([21]).collect::<Vec<_>>(), "{report}");
+    assert_eq!(report.unnamed.len(), 1);
+    // A broker expects what packs hold to come before all else.
+    let packs = fs::read_dir(old.home.path().join("new/pack")).unwrap();
+    assert_eq!(packs.count(), 0);
+}
+
+#[test]
 fn a_directory_in_use_is_left_alone_and_can_be_looked_at() {
     let old = full();
     let to = old.home.path().join("new");

@@ -37,12 +37,16 @@
 //! - `disk`: the file system below all this; `simulated`: one that loses, tears and fails
 //! - `salvage`: reading what is damaged, as far as it can be read
 //! - `pack`: making, reading and removing packs, which takes a look into records
+//! - `fuzzing`: files that hold anything, for tests
 
 mod commit;
 mod disk;
 mod error;
 mod files;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lock;
 mod log;
 mod pack;
@@ -62,5 +66,5 @@ pub use disk::{Disk, DiskFile, Guard, RealDisk};
 pub use error::{OpenError, ReplayError};
 pub use lock::Hold;
 pub use log::{Log, LogOptions, OnDurable, Replay, Slot, Stepper};
-pub use pack::{Loaded, PackError, PackSize, Packs, Wanted};
+pub use pack::{Loaded, PackError, PackSize, Packs, Spilled, Wanted};
 pub use segment::Sealed;

@@ -30,7 +30,7 @@ pub(crate) const HEADER_BYTES: usize = 4096;
 pub(crate) const VERSION: u32 = 3;
 const MAGIC: [u8; 8] = *b"LVRTWAL1";
 /// No log gets this far, so that addresses can be added to without a check.
-const LSN_MAX: u64 = u64::MAX / 2;
+pub(crate) const LSN_MAX: u64 = u64::MAX / 2;
 const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// Random, so as good as unique.
@@ -141,7 +141,7 @@ pub(crate) fn path(wal: &Path, first: Lsn) -> PathBuf {
 pub(crate) fn parse_name(name: &str) -> Option<Lsn> {
     let digits = name.strip_suffix(".wal")?;
     let all_digits = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| all_digits).map(Lsn)
+    digits.parse().ok().filter(|first| all_digits && *first <= LSN_MAX).map(Lsn)
 }
 
 /// `N` bytes at `at`, which the caller knows to be there.

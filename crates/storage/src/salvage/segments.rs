@@ -28,9 +28,7 @@ pub struct Segment {
     /// When it was begun, in milliseconds since 1970.
     pub begun_ms: u64,
     /// What is wrong with its header.
-    pub broken: Option<String>,
-    /// Whether only another version of leveret can read it.
-    pub foreign_version: bool,
+    pub broken: Option<&'static str>,
     pub(super) uuid: Uuid,
     seed: u32,
 }
@@ -79,7 +77,8 @@ pub enum Tail {
 /// The segments of a data directory, oldest first.
 ///
 /// # Errors
-/// [`OpenError`] if the directory cannot be listed, or a file not be opened.
+/// [`OpenError`] if the directory cannot be listed, or a file not be opened;
+/// [`OpenError::UnknownVersion`] for files of another version of leveret.
 pub fn segments(directory: &Path) -> Result<Vec<Segment>, OpenError> {
     let wal = directory.join("wal");
     let mut found = Vec::new();
@@ -103,7 +102,8 @@ pub fn segments(directory: &Path) -> Result<Vec<Segment>, OpenError> {
 /// One segment, which may have become the data file of a pack and then bears another name.
 ///
 /// # Errors
-/// [`OpenError`] if the file cannot be opened.
+/// [`OpenError`] if the file cannot be opened; [`OpenError::UnknownVersion`] for one of another
+/// version of leveret.
 pub fn segment(path: &Path) -> Result<Segment, OpenError> {
     let file = File::open(path).map_err(OpenError::io("open", path))?;
     let file_bytes = file.metadata().map_err(OpenError::io("read", path))?.len();
@@ -119,7 +119,6 @@ pub fn segment(path: &Path) -> Result<Segment, OpenError> {
         epoch: 0,
         begun_ms: 0,
         broken: None,
-        foreign_version: false,
         uuid: Uuid::default(),
         seed: 0,
     };
@@ -130,17 +129,14 @@ pub fn segment(path: &Path) -> Result<Segment, OpenError> {
             segment.begun_ms = header.created_ms;
             return Ok(segment);
         }
-        Ok(_) => "its header is that of another segment".to_owned(),
-        Err(BadHeader::Broken) => "its header is broken".to_owned(),
+        Ok(_) => "its header is that of another segment",
+        Err(BadHeader::Broken) => "its header is broken",
+        // Not damage: only another version of leveret can read it.
         Err(BadHeader::Version(version)) => {
-            segment.foreign_version = true;
-            format!("it has format version {version}; this build reads {}", segment::VERSION)
+            return Err(OpenError::UnknownVersion { file: path.to_owned(), version });
         }
     };
     segment.broken = Some(problem);
-    if segment.foreign_version {
-        return Ok(segment);
-    }
     let guessed = guess(&mut segment, file, named.is_some());
     guessed.map_err(OpenError::io("read", path))?;
     Ok(segment)
@@ -153,7 +149,8 @@ fn guess(segment: &mut Segment, file: File, named: bool) -> io::Result<()> {
         let mut bytes = [0; frame::HEADER_BYTES];
         let _ = file.read_exact_at(&mut bytes, segment::HEADER_BYTES as u64);
         let header = frame::Header::decode(&bytes);
-        segment.first = header.map(|(header, _)| header.first).unwrap_or_default();
+        let first = header.map(|(header, _)| header.first);
+        segment.first = first.filter(|first| first.0 <= segment::LSN_MAX).unwrap_or_default();
     }
     let expected = Expected { segment: segment.first, seed: 0, epoch: 0 };
     let mut scan = Scan::lenient(Arc::new(file), expected)?;
@@ -173,18 +170,10 @@ pub fn read(
     next: Option<Lsn>,
     each: &mut dyn FnMut(Piece<'_>),
 ) -> io::Result<Tail> {
-    if let Some(what) = &segment.broken {
-        let end = if segment.foreign_version { segment.file_bytes } else { 0 };
-        let end = end.max((segment::HEADER_BYTES as u64).min(segment.file_bytes));
-        each(Piece::Damage(Damage {
-            file: segment.path.clone(),
-            start: 0,
-            end,
-            what: what.clone(),
-        }));
-        if segment.foreign_version {
-            return Ok(Tail::Followed);
-        }
+    if let Some(what) = segment.broken {
+        let end = (segment::HEADER_BYTES as u64).min(segment.file_bytes);
+        let (file, what) = (segment.path.clone(), what.to_owned());
+        each(Piece::Damage(Damage { file, start: 0, end, what }));
     }
     let Segment { first, seed, epoch, .. } = *segment;
     let expected = Expected { segment: first, seed, epoch };

@@ -72,6 +72,25 @@ fn a_damaged_frame_costs_its_own_messages_only() {
 }
 
 #[test]
+fn addresses_that_no_log_has_are_not_believed() {
+    let (directory, all) = full();
+    let path = paths(directory.path()).remove(0);
+    // Neither from a name …
+    fs::copy(&path, directory.path().join("wal/18446744073709551615.wal")).unwrap();
+    assert_eq!(survey(directory.path()).0, all);
+    // … nor from a frame, where there is no header and no such name.
+    let pack = directory.path().join("pack/00000000000000000001.pack");
+    fs::copy(&path, &pack).unwrap();
+    edit(&pack, |bytes| {
+        bytes[..8].fill(0);
+        bytes[4096 + 8..4096 + 16].fill(0xff);
+    });
+    let segment = segment(&pack).unwrap();
+    assert!(segment.broken.is_some());
+    read(&segment, None, &mut |_| {}).unwrap();
+}
+
+#[test]
 fn frames_are_found_without_their_header() {
     let (directory, all) = full();
     let path = paths(directory.path()).remove(1);

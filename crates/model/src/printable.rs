@@ -1,10 +1,11 @@
-//! What clients say, on a terminal. The same rules as those of the AMQP front door's log lines.
+//! What clients say, in lines of the log and on a terminal.
 
 use std::fmt::{self, Display, Formatter, Write};
 
-/// A client's text for a line of output: what would end the line, or speak to the terminal that
-/// shows it, is escaped.
-pub(crate) struct Printable<T>(pub(crate) T);
+/// A client's text for a line: what would end the line, or speak to the terminal that shows it, is
+/// escaped.
+#[derive(Debug, Clone, Copy)]
+pub struct Printable<T>(pub T);
 
 impl<T: Display> Display for Printable<T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
