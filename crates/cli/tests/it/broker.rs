@@ -122,11 +122,16 @@ impl Broker {
 
     /// Starts it again, at the same port and in the same directory.
     pub(crate) fn restart(&mut self) {
+        if let Err(status) = self.try_restart() {
+            panic!("the broker ended with {status} at its restart:\n{}", self.log());
+        }
+    }
+
+    /// The same; gives its exit status if it ends instead.
+    pub(crate) fn try_restart(&mut self) -> Result<(), ExitStatus> {
         let server = self.server();
         server.launch();
-        if let Err(status) = server.await_ready() {
-            panic!("the broker ended with {status} at its restart:\n{}", server.log());
-        }
+        server.await_ready()
     }
 
     /// What is to be around it from the next start on.
@@ -136,10 +141,8 @@ impl Broker {
 
     /// Starts it again in other surroundings; gives its exit status if it ends instead.
     pub(crate) fn restart_in(&mut self, surroundings: Surroundings) -> Result<(), ExitStatus> {
-        let server = self.server();
-        server.surroundings = surroundings;
-        server.launch();
-        server.await_ready()
+        self.surround(surroundings);
+        self.try_restart()
     }
 
     /// Waits for it to end by itself: its exit status, or none if it still runs after `limit`.

@@ -3,11 +3,11 @@
 //! need it.
 //!
 //! Seen from outside: `strace` shows in which order the real broker writes, syncs and answers;
-//! `fsync/disk.c` is a disk that fails on command.
+//! `fsync/disk.c` is a disk that fails on command, or kills.
 
 mod checks;
 mod client;
-mod disk;
+pub(crate) mod disk;
 mod failing;
 mod full;
 mod ledger;

@@ -11,10 +11,14 @@ mod fault;
 mod history;
 mod inspection;
 mod ledger;
+#[cfg(target_os = "linux")]
+mod lives;
 mod load;
 mod mover;
 mod moves;
 mod plan;
+#[cfg(target_os = "linux")]
+mod points;
 
 use crate::amqp::connect;
 use crate::broker::{Broker, Surroundings};
@@ -22,6 +26,7 @@ use crate::tools::say;
 use body::Random;
 use ledger::Ledger;
 use std::env;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -87,9 +92,13 @@ fn kill9_loses_nothing_that_was_confirmed() {
 
 /// Half of the time everything that lasts is moved into packs, out of memory and back.
 fn surroundings(random: &mut Random) -> Surroundings {
-    let tight = [("LEVERET_SEGMENT_SIZE", "1MiB".into()), ("LEVERET_MEMORY_TARGET", "0".into())];
-    let environment = if random.below(2) == 0 { tight.into() } else { Vec::new() };
+    let environment = if random.below(2) == 0 { tight() } else { Vec::new() };
     Surroundings { environment, ..Surroundings::default() }
+}
+
+/// With these all that lasts goes through packs.
+pub(crate) fn tight() -> Vec<(&'static str, OsString)> {
+    vec![("LEVERET_SEGMENT_SIZE", "1MiB".into()), ("LEVERET_MEMORY_TARGET", "0".into())]
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -9,6 +9,7 @@ mod abuse;
 mod amqp;
 mod broker;
 mod examples;
+mod fixture;
 #[cfg(target_os = "linux")]
 mod fsync;
 mod hostile;

@@ -114,7 +114,7 @@ fn spoil(files: &[PathBuf], number: u32) -> PathBuf {
     panic!("message {number} is in none of {files:?}");
 }
 
-fn leveret(arguments: &[&str], directory: &Path) -> (Option<i32>, String) {
+pub(crate) fn leveret(arguments: &[&str], directory: &Path) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_leveret"))
         .args(arguments)
         .arg("--data-dir")

@@ -32,7 +32,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn a_consumer_that_never_reads_stops_its_publisher_only() {
     let test = "a_consumer_that_never_reads_stops_its_publisher_only";
-    let Some(scene) = Scene::set(test, &["--memory-max", "64MiB"]) else { return };
+    // Nothing leaves memory for the disk.
+    let settings = ["--memory-max", "64MiB", "--memory-target", "1GiB"];
+    let Some(scene) = Scene::set(test, &settings) else { return };
     let before = scene.size_kib();
     let mut other = Client::open(scene.amqp);
     other.declare("other");

@@ -1,15 +1,18 @@
-/* A disk that fails or stalls on command: loaded into the broker with LD_PRELOAD.
+/* A disk that fails, stalls or kills on command: loaded into the broker with LD_PRELOAD.
  *
  * DISK_ORDERS names a file with orders, one a line; without the file the disk is sound:
  *
- *     CALL ENDING ACTION NUMBER SKIP
+ *     CALL PATTERN ACTION NUMBER SKIP
  *
- * CALL is fdatasync, fsync, pwrite or create; ENDING is that of the path it must concern. The
+ * CALL is fdatasync, fsync, write, pwrite, create, truncate, unlink or rename; PATTERN is a shell's
+ * pattern for the path it must concern (OLD>NEW for rename; a star stands for slashes too). The
  * first SKIP such calls pass. Those after them do ACTION:
  *
  *     fail    with the errno NUMBER
  *     lose    the same, and what was written since the last good sync is gone from the file
  *     stall   for NUMBER milliseconds, then do as always
+ *     before  the call is done, the process kills itself
+ *     after   the call has been done, and well, the process kills itself
  *
  * DISK_JOURNAL names a file that gets a line for each sync and write, and for each send to a
  * socket before it is done: the call, its errno (0 for none) or `begins`, the path.
@@ -19,8 +22,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +40,7 @@
 #define FAILURE_MS 150
 
 struct order {
-    char call[16], ending[64], action[8];
+    char call[16], pattern[64], action[8];
     long number, skip;
 };
 
@@ -75,10 +80,9 @@ static void done(const char *call, long result, const char *path)
     note(call, outcome, path);
 }
 
-static int ends(const char *path, const char *ending)
+static int matches(const char *path, const char *pattern)
 {
-    size_t path_len = strlen(path), len = strlen(ending);
-    return path_len >= len && !strcmp(path + path_len - len, ending);
+    return !fnmatch(pattern, path, 0);
 }
 
 static void path_of(int fd, char *path)
@@ -112,9 +116,9 @@ static int ordered(const char *call, const char *path, struct order *order)
     }
     char *rest = text, *line;
     while (!found && index < ORDERS_MAX && (line = strsep(&rest, "\n"))) {
-        int read = sscanf(line, "%15s %63s %7s %ld %ld", order->call, order->ending, order->action,
+        int read = sscanf(line, "%15s %63s %7s %ld %ld", order->call, order->pattern, order->action,
                           &order->number, &order->skip);
-        if (read == 5 && !strcmp(call, order->call) && ends(path, order->ending))
+        if (read == 5 && !strcmp(call, order->call) && matches(path, order->pattern))
             found = passed[index]++ >= order->skip;
         index++;
     }
@@ -159,36 +163,58 @@ static void pause_for(long milliseconds)
     nanosleep(&time, NULL);
 }
 
-/* Obeys an order. Says whether the call is to fail; errno is set then. */
-static int obey(const char *call, const char *path, int fd)
+static void die(void)
+{
+    kill(getpid(), SIGKILL);
+    for (;;)
+        pause();
+}
+
+enum verdict { GO_ON, FAIL, DIE };
+
+/* Obeys an order. Says what is to become of the call: if it is to fail errno is set. */
+static enum verdict obey(const char *call, const char *path, int fd)
 {
     struct order order;
     if (!ordered(call, path, &order))
-        return 0;
+        return GO_ON;
+    if (!strcmp(order.action, "before"))
+        die();
+    if (!strcmp(order.action, "after"))
+        return DIE;
     if (!strcmp(order.action, "stall")) {
         note(call, "begins", path);
         pause_for(order.number);
-        return 0;
+        return GO_ON;
     }
     pause_for(FAILURE_MS);
     if (!strcmp(order.action, "lose"))
         settle(fd, 1);
     errno = order.number;
     done(call, -1, path);
-    return 1;
+    return FAIL;
+}
+
+/* The result of a call that has been done, if there is anybody left to be told. */
+static long conclude(enum verdict verdict, long result)
+{
+    if (verdict == DIE && result >= 0)
+        die();
+    return result;
 }
 
 static int synced(const char *call, long number, int fd)
 {
     char path[PATH_MAX];
     path_of(fd, path);
-    if (obey(call, path, fd))
+    enum verdict verdict = obey(call, path, fd);
+    if (verdict == FAIL)
         return -1;
     long result = syscall(number, fd);
     if (result == 0)
         settle(fd, 0);
     done(call, result, path);
-    return result;
+    return conclude(verdict, result);
 }
 
 int fdatasync(int fd)
@@ -205,18 +231,28 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at)
 {
     char path[PATH_MAX];
     path_of(fd, path);
-    if (obey("pwrite", path, fd))
+    enum verdict verdict = obey("pwrite", path, fd);
+    if (verdict == FAIL)
         return -1;
-    if (ends(path, ".wal"))
+    if (matches(path, "*.wal"))
         remember(fd, at, len);
-    if (ends(path, ".tmp") && len > 0) {
+    if (matches(path, "*/wal/*.tmp") && len > 0) {
         /* Zeros ahead of time, much of them: a hole is as good, and others need the disk. */
         ssize_t last = syscall(SYS_pwrite64, fd, bytes, 1, at + len - 1);
-        return last < 0 ? last : (ssize_t)len;
+        return conclude(verdict, last < 0 ? last : (ssize_t)len);
     }
     ssize_t result = syscall(SYS_pwrite64, fd, bytes, len, at);
     done("pwrite", result, path);
-    return result;
+    return conclude(verdict, result);
+}
+
+ssize_t write(int fd, const void *bytes, size_t len)
+{
+    char path[PATH_MAX];
+    path_of(fd, path);
+    /* What is written most are wake-ups, which have no path. */
+    enum verdict verdict = *path == '/' ? obey("write", path, fd) : GO_ON;
+    return verdict == FAIL ? -1 : conclude(verdict, syscall(SYS_write, fd, bytes, len));
 }
 
 int open64(const char *path, int flags, ...)
@@ -225,9 +261,34 @@ int open64(const char *path, int flags, ...)
     va_start(more, flags);
     int mode = flags & O_CREAT ? va_arg(more, int) : 0;
     va_end(more);
-    if (flags & O_CREAT && obey("create", path, -1))
+    enum verdict verdict = flags & O_CREAT ? obey("create", path, -1) : GO_ON;
+    if (verdict == FAIL)
         return -1;
-    return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+    return conclude(verdict, syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+}
+
+int ftruncate64(int fd, off64_t len)
+{
+    char path[PATH_MAX];
+    path_of(fd, path);
+    enum verdict verdict = obey("truncate", path, fd);
+    return verdict == FAIL ? -1 : conclude(verdict, syscall(SYS_ftruncate, fd, len));
+}
+
+int unlink(const char *path)
+{
+    enum verdict verdict = obey("unlink", path, -1);
+    return verdict == FAIL ? -1 : conclude(verdict, syscall(SYS_unlinkat, AT_FDCWD, path, 0));
+}
+
+int rename(const char *old, const char *new)
+{
+    char paths[2 * PATH_MAX];
+    snprintf(paths, sizeof paths, "%s>%s", old, new);
+    enum verdict verdict = obey("rename", paths, -1);
+    if (verdict == FAIL)
+        return -1;
+    return conclude(verdict, syscall(SYS_renameat2, AT_FDCWD, old, AT_FDCWD, new, 0));
 }
 
 ssize_t send(int fd, const void *bytes, size_t len, int flags)

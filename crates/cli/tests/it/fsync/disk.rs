@@ -1,5 +1,6 @@
 //! A disk that fails on command: `disk.c` around a broker.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,7 +20,7 @@ const FLAGS: [&str; 5] = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"];
 /// How long something may take to happen.
 const LIMIT: Duration = Duration::from_secs(20);
 
-pub(super) struct Disk {
+pub(crate) struct Disk {
     library: PathBuf,
     folder: TempDir,
 }
@@ -42,18 +43,7 @@ impl Event {
 
 /// A broker on such a disk, which is sound so far. None where there is nothing to make it with.
 pub(super) fn broker_and_disk(test: &str) -> Option<(Broker, Disk)> {
-    if answer("cc", &["--version"]).is_none() {
-        skip(test, "a C compiler, cc");
-        return None;
-    }
-    let place = prepared("disk", &format!("{FLAGS:?}\n{SOURCE}"), |place| {
-        fs::write(place.join("disk.c"), SOURCE).expect("write the source");
-        let mut cc = Command::new("cc");
-        cc.args(FLAGS).args(["-o", "disk.so", "disk.c"]).current_dir(place);
-        assert!(cc.status().expect("run cc").success(), "disk.c does not compile");
-    });
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
-    let disk = Disk { library: place.join("disk.so"), folder };
+    let disk = Disk::new(test)?;
     let broker = Broker::start_mortal_in(test, disk.surroundings())?;
     let heard = disk.journal().iter().any(|event| event.call == "send");
     assert!(heard, "the broker's calls do not pass through disk.c: is it linked statically?");
@@ -61,25 +51,46 @@ pub(super) fn broker_and_disk(test: &str) -> Option<(Broker, Disk)> {
 }
 
 impl Disk {
+    /// A sound one. None where there is nothing to make it with.
+    pub(crate) fn new(test: &str) -> Option<Disk> {
+        if answer("cc", &["--version"]).is_none() {
+            skip(test, "a C compiler, cc");
+            return None;
+        }
+        let place = prepared("disk", &format!("{FLAGS:?}\n{SOURCE}"), |place| {
+            fs::write(place.join("disk.c"), SOURCE).expect("write the source");
+            let mut cc = Command::new("cc");
+            cc.args(FLAGS).args(["-o", "disk.so", "disk.c"]).current_dir(place);
+            assert!(cc.status().expect("run cc").success(), "disk.c does not compile");
+        });
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("make a directory");
+        Some(Disk { library: place.join("disk.so"), folder })
+    }
+
     /// What a broker on this disk has around it.
     pub(super) fn surroundings(&self) -> Surroundings {
-        let environment = vec![
-            ("LD_PRELOAD", self.library.clone().into()),
-            ("DISK_ORDERS", self.file("orders").into()),
-            ("DISK_JOURNAL", self.file("journal").into()),
-        ];
+        let mut environment = self.environment();
+        environment.push(("DISK_JOURNAL", self.file("journal").into()));
         Surroundings { environment, ..Surroundings::default() }
     }
 
+    /// The least that puts a broker on this disk: without a journal, which grows fast.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("LD_PRELOAD", self.library.clone().into()),
+            ("DISK_ORDERS", self.file("orders").into()),
+        ]
+    }
+
     /// Says what is to go wrong from now on; `disk.c` has the words.
-    pub(super) fn order(&self, orders: &str) {
+    pub(crate) fn order(&self, orders: &str) {
         // At once, so that nobody reads half an order.
         fs::write(self.file("new"), orders).expect("write orders");
         fs::rename(self.file("new"), self.file("orders")).expect("give orders");
     }
 
     /// Makes it sound again.
-    pub(super) fn recover(&self) {
+    pub(crate) fn recover(&self) {
         fs::remove_file(self.file("orders")).expect("take orders back");
     }
 

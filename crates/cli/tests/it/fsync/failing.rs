@@ -96,7 +96,7 @@ const BEGIN: &str = "cannot begin a log segment";
 
 #[test]
 fn a_failed_sync_ends_the_broker() {
-    let order = format!("fdatasync .wal fail {EIO} 20");
+    let order = format!("fdatasync *.wal fail {EIO} 20");
     let case = Case { order, action: SYNC, file: ".wal" };
     fail_under_load("a_failed_sync_ends_the_broker", &case);
 }
@@ -104,14 +104,14 @@ fn a_failed_sync_ends_the_broker() {
 /// The worst a disk can do: what was not synced is gone.
 #[test]
 fn a_failed_sync_that_loses_what_was_written_loses_nothing_confirmed() {
-    let order = format!("fdatasync .wal lose {EIO} 20");
+    let order = format!("fdatasync *.wal lose {EIO} 20");
     let case = Case { order, action: SYNC, file: ".wal" };
     fail_under_load("a_failed_sync_that_loses_what_was_written_loses_nothing_confirmed", &case);
 }
 
 #[test]
 fn a_failed_write_ends_the_broker() {
-    let order = format!("pwrite .wal fail {EIO} 20");
+    let order = format!("pwrite *.wal fail {EIO} 20");
     let case = Case { order, action: WRITE, file: ".wal" };
     fail_under_load("a_failed_write_ends_the_broker", &case);
 }
@@ -119,14 +119,14 @@ fn a_failed_write_ends_the_broker() {
 /// Recovery has synced the directory once; the new segment needs it again.
 #[test]
 fn a_failed_sync_of_the_directory_ends_the_broker() {
-    let order = format!("fsync /wal fail {EIO} 1");
+    let order = format!("fsync */wal fail {EIO} 1");
     let case = Case { order, action: "cannot sync log directory", file: "/wal" };
     fail_at_once("a_failed_sync_of_the_directory_ends_the_broker", &case);
 }
 
 #[test]
 fn a_failed_sync_of_a_new_segment_ends_the_broker() {
-    let order = format!("fdatasync .free fail {EIO} 0");
+    let order = format!("fdatasync *.free fail {EIO} 0");
     let case = Case { order, action: BEGIN, file: "/wal" };
     fail_at_once("a_failed_sync_of_a_new_segment_ends_the_broker", &case);
 }
@@ -137,7 +137,7 @@ fn a_failed_sync_of_a_new_segment_ends_the_broker() {
 fn a_restart_syncs_its_tail_before_it_answers() {
     let test = "a_restart_syncs_its_tail_before_it_answers";
     let Some((mut broker, disk, mut sent)) = scene(test) else { return };
-    disk.order(&format!("fdatasync .wal fail {EIO} 0"));
+    disk.order(&format!("fdatasync *.wal fail {EIO} 0"));
     let unsynced = publish(address(&broker), 1, 1);
     assert!(unsynced.confirmed.is_empty());
     sent.push(unsynced);

@@ -58,7 +58,7 @@ fn a_full_disk_makes_publishers_wait_and_nobody_else() {
     let place = address(&broker);
     declare(&broker);
     // No new file, and no more of one that is being made; what files have they keep.
-    let orders = ["create .free", "create .tmp", "pwrite .tmp"];
+    let orders = ["create *.free", "create *.tmp", "pwrite *.tmp"];
     disk.order(&orders.map(|order| format!("{order} fail {ENOSPC} 0\n")).concat());
     let mut client = Client::open(place, 0);
     let mut sent = Sent { publisher: LARGE, ..Sent::default() };

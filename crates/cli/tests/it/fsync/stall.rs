@@ -30,7 +30,7 @@ const MESSAGES: u64 = 20;
 /// least [`STALL`].
 fn stall(disk: &Disk, cause: impl FnOnce()) -> Instant {
     let begun = Instant::now();
-    disk.order(&format!("fdatasync .wal stall {} 0", STALL.as_millis()));
+    disk.order(&format!("fdatasync *.wal stall {} 0", STALL.as_millis()));
     cause();
     disk.await_stall();
     disk.recover();

@@ -6,7 +6,7 @@ use super::ledger::Found;
 use super::plan::QUEUES;
 use crate::amqp::{connect, consume, depth, persistent, soon};
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Connection, Consumer};
+use lapin::{Channel, Confirmation, Connection, Consumer, Result};
 use std::array;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -28,8 +28,24 @@ struct Held {
     tags: Vec<u64>,
 }
 
+/// A look that is not over: it holds all messages there are.
+pub(super) struct Inspection {
+    connection: Connection,
+    held: Vec<Held>,
+}
+
 /// Compares the queues with the record, and acknowledges most of what they hold.
 pub(super) async fn inspect(url: &str, record: &Record) {
+    let Inspection { connection, held } = begin(url, record).await;
+    for held in held {
+        held.thin(record, KEPT).await.expect("acknowledge");
+    }
+    keep(&connection, record).await;
+    soon("connection.close", connection.close(200, "bye".into())).await.expect("close");
+}
+
+/// Compares the queues with the record.
+pub(super) async fn begin(url: &str, record: &Record) -> Inspection {
     let connection = connect(url).await;
     let mut held = Vec::new();
     for (queue, name) in QUEUES.iter().enumerate() {
@@ -48,11 +64,19 @@ pub(super) async fn inspect(url: &str, record: &Record) {
     }
     let contents = array::from_fn(|queue| held[queue].found.clone());
     record.lock().compare(&contents);
-    for held in held {
-        held.thin(record).await;
+    Inspection { connection, held }
+}
+
+impl Inspection {
+    /// Acknowledges all there is, or what it can before the broker ends.
+    pub(super) async fn clear(self, record: Record) {
+        for held in self.held {
+            if held.thin(&record, 0).await.is_err() {
+                break;
+            }
+        }
+        drop(self.connection);
     }
-    keep(&connection, record).await;
-    soon("connection.close", connection.close(200, "bye".into())).await.expect("close");
 }
 
 impl Held {
@@ -73,17 +97,18 @@ impl Held {
         more
     }
 
-    async fn thin(self, record: &Record) {
-        let surplus = self.found.len().saturating_sub(KEPT);
+    /// Acknowledges all but so many.
+    async fn thin(self, record: &Record, kept: usize) -> Result<()> {
+        let surplus = self.found.len().saturating_sub(kept);
         if surplus > 0 {
             for found in &self.found[..surplus] {
                 record.lock().settle(self.queue, found.id);
             }
             let all = BasicAckOptions { multiple: true };
-            self.channel.basic_ack(self.tags[surplus - 1], all).await.expect("acknowledge");
+            self.channel.basic_ack(self.tags[surplus - 1], all).await?;
         }
         // What is left goes back to its place.
-        soon("channel.close", self.channel.close(200, "bye".into())).await.expect("close");
+        soon("channel.close", self.channel.close(200, "bye".into())).await
     }
 }
 

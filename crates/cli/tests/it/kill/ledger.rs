@@ -233,6 +233,10 @@ impl Ledger {
         &self.faults
     }
 
+    pub(super) fn published(&self) -> usize {
+        self.fates.iter().map(Vec::len).sum()
+    }
+
     pub(super) fn confirmed(&self) -> usize {
         self.fates.iter().flatten().filter(|fate| fate.confirmed).count()
     }
@@ -243,11 +247,11 @@ impl Ledger {
     }
 
     pub(super) fn summary(&self) -> String {
-        let published: usize = self.fates.iter().map(Vec::len).sum();
         let [rejected, expired, maxlen] = self.dead.map(|(_, count)| count);
         format!(
-            "{published} messages, {} confirmed, {}, dead letters there after a restart: \
+            "{} messages, {} confirmed, {}, dead letters there after a restart: \
              {rejected} rejected, {expired} expired, {maxlen} too many; {}",
+            self.published(),
             self.confirmed(),
             self.moves,
             tally(&self.faults),
