@@ -159,8 +159,8 @@ settings! {
         rabbitmq_env: None,
         secret: false,
     }
-    /// From how much memory on messages that wait leave it for the disk. What publishers wait for is
-    /// memory-max.
+    /// From how much memory on messages that wait leave it for the disk. What publishers wait for
+    /// is memory-max.
     memory_target: usize {
         name: "memory-target",
         value: "BYTES",
