@@ -147,7 +147,16 @@ impl Old {
             self.log().retire(oldest, adopt.then_some(id));
             ids.push(id);
         }
+        self.move_on();
         ids
+    }
+
+    /// Begins another segment, so that those before it may leave the log.
+    fn move_on(&self) {
+        let mut records = Vec::new();
+        leveret_record::write_delivered(&mut records, FIRST, Position(0));
+        self.append(&records.repeat(SEGMENT_BYTES as usize / records.len() + 1));
+        self.append(&records);
     }
 
     fn close(&mut self) {
@@ -447,13 +456,16 @@ fn damaged_packs_cost_what_is_damaged() {
 fn packs_that_only_lost_records_named_are_saved() {
     let mut old = full();
     let ids = old.pack();
-    // The last frames name the last pack; a later frame proves that they were there.
+    // They are named by what follows, and by the beginning of the last segment. A later frame
+    // proves that it was there.
     old.publish(FIRST);
     old.close();
-    let last = old.files("wal", ".wal").pop().unwrap();
-    let at = place(&last, FIRST, 40).unwrap();
-    let from = place(&last, SECOND, 39).unwrap() + body(SECOND, 39).len() + 8;
-    edit(&last, |bytes| bytes[from..at - 64].fill(0));
+    let files = old.files("wal", ".wal");
+    let [.., before, last] = &files[..] else { panic!("two segments") };
+    let from = place(before, SECOND, 39).unwrap() + body(SECOND, 39).len() + 8;
+    edit(before, |bytes| bytes[from..].fill(0));
+    let at = place(last, FIRST, 40).unwrap();
+    edit(last, |bytes| bytes[4096..at - 64].fill(0));
     let (report, [first, second]) = old.repaired();
     // What was settled is back, since nobody knows.
     assert_eq!((first.len(), second.len()), (41, 40), "{report}");
@@ -482,6 +494,7 @@ fn messages_between_those_of_a_pack_go_to_the_log_with_them() {
     leveret_record::write_extent(&mut old.packs, &extent);
     old.append(&old.packs);
     old.log().retire(oldest, None);
+    old.move_on();
     (20..22).for_each(|_| old.publish(FIRST));
     old.close();
     // What named the other pack may have been here.

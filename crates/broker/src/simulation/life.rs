@@ -208,8 +208,11 @@ impl Life {
     pub(super) fn prove(&mut self, world: &mut World) {
         while self.stepper.commit() {}
         self.listen(&mut world.truth);
-        // Nobody hears what comes of this.
-        self.publish(world);
+        // Nobody hears what comes of this. Not everything is written.
+        let end = self.parts.shared.progress.end();
+        while self.parts.shared.progress.end() == end {
+            self.publish(world);
+        }
         while self.stepper.commit() {}
     }
 

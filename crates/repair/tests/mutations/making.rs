@@ -85,11 +85,16 @@ impl Sound {
         }
         // Makes sure that the last frame frees nothing.
         maker.publish(0, 3);
-        let packs = maker.engine.packs().map(|id| (id, maker.named[&id])).collect();
+        let uses: Vec<_> = maker.engine.pack_uses().collect();
+        let named = maker.named;
         let (mut history, published) = (maker.history, maker.published);
         maker.log.close();
         let mut files = read(home.path());
         let closed = tidy(&mut files, &mut history, end);
+        // Of the others the log has everything still.
+        let oldest = segments(&files)[0].1;
+        let needed = uses.into_iter().filter(|it| it.end <= oldest);
+        let packs = needed.map(|it| (it.pack, named[&it.pack])).collect();
         Sound { files, history, published, packs, closed }
     }
 

@@ -53,11 +53,9 @@ pub(crate) fn judge(sound: &Sound, damaged: &Files) -> Verdict {
     };
     verdict.log(sound, damaged);
     for (pack, named) in &sound.packs {
-        if *named < verdict.end {
-            verdict.pack(sound, damaged, *pack);
-        } else {
-            verdict.forget(sound, *pack);
-        }
+        // Its segment left the log only when a later one proved what names the pack.
+        assert!(verdict.refusal == Refusal::Must || *named < verdict.end, "{pack:?} is forgotten");
+        verdict.pack(sound, damaged, *pack);
     }
     verdict
 }
@@ -158,19 +156,6 @@ impl Verdict {
             let published = &sound.published[queue];
             let known = |number: &u64| published.iter().any(|(n, at)| n == number && *at >= begin);
             must.retain(known);
-        }
-    }
-
-    /// A pack that only the lost part of the log names goes with it, though its messages were
-    /// promised before.
-    fn forget(&mut self, sound: &Sound, pack: PackId) {
-        let index = &sound.files[&format!("pack/{:020}.idx", pack.0)];
-        for section in sections(index).1 {
-            let must = self.must.entry(section.queue).or_default();
-            for (position, _) in section.messages(index) {
-                let gone = sound.published[&section.queue][position].0;
-                must.retain(|number| *number != gone);
-            }
         }
     }
 

@@ -48,16 +48,20 @@ fn sealed_segments_are_listed_until_they_are_retired() {
     assert_eq!(first.end, second.first);
     log.retire(first, None);
     assert_eq!(log.sealed(), [second]);
+    commit(&log, b"it is not needed any more");
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(path_of(&directory, first).exists(), "damage could hide what says so");
+    let third = seal_ten(&log, 20);
     eventually("recycled", || !path_of(&directory, first).exists());
     log.close();
 
     let (log, _) = open(directory.path());
     let found = log.sealed();
-    assert_eq!((found.len(), found[0]), (2, second), "the one written last is sealed as well");
-    assert_eq!(found[1].end, log.durable());
+    assert_eq!((found.len(), found[0], found[1]), (3, second, third), "the last one is, too");
+    assert_eq!(found[2].end, log.durable());
     // Making packs of them is as good as ever, and nothing goes before something is appended.
     let packs = log.packs();
-    assert!(packs.adopt(found[1], &wanted([])).is_ok());
+    assert!(packs.adopt(found[2], &wanted([])).is_ok());
     for segment in found {
         log.retire(segment, None);
     }
@@ -76,6 +80,7 @@ fn a_retired_segment_becomes_a_pack() {
     assert_eq!(load_some(&packs, id), SOME, "from the segment");
     log.retire(segment, Some(id));
     let end = commit(&log, SNAPSHOT);
+    seal_ten(&log, 10);
     // It has pins still; they count no more, here or later.
     eventually("moved", || packs.data_path(id).exists());
     assert!(!path_of(&directory, segment).exists());
@@ -102,6 +107,7 @@ fn a_rewritten_segment_is_recycled() {
     let packs = log.packs();
     let id = packs.rewrite(segment, &wanted([(1, &SOME)])).unwrap();
     log.retire(segment, None);
+    seal_ten(&log, 10);
     eventually("recycled", || !path_of(&directory, segment).exists());
     assert_eq!(load_some(&packs, id), SOME);
     log.close();
@@ -141,6 +147,7 @@ fn a_crash_loses_nothing_and_leaves_nothing() {
             assert_eq!(load_some(&packs, again), SOME);
         }
         retire(&log);
+        seal_ten(&log, 10);
         eventually("gone", || !path_of(&directory, segment).exists());
         log.close();
         for wrong in [false, true] {
@@ -170,6 +177,7 @@ fn segments_go_in_order() {
     std::thread::sleep(Duration::from_millis(20));
     assert!(path_of(&directory, first).exists() && path_of(&directory, second).exists());
     log.retire(first, None);
+    seal_ten(&log, 20);
     eventually("both gone", || !path_of(&directory, second).exists());
     assert!(!path_of(&directory, first).exists() && packs.data_path(id).exists());
 }
@@ -189,6 +197,7 @@ fn nothing_goes_before_what_is_appended_is_durable() {
     assert!(path_of(&directory, segment).exists());
     assert_eq!(load_some(&packs, old), SOME);
     drop(slot);
+    seal_ten(&log, 10);
     eventually("moved", || packs.data_path(id).exists());
     eventually("removed", || packed(directory.path()) == 2);
     assert!(packs.load(old, QueueId(1), &[(Position(2), 1)], 1).is_err());
@@ -205,8 +214,9 @@ fn a_segment_whose_pack_is_gone_is_recycled() {
     log.retire(second, Some(id));
     log.remove_packs(vec![id]);
     log.retire(first, None);
+    seal_ten(&log, 20);
     // Nothing is left behind for a restart to find.
-    eventually("both gone", || segments(directory.path()).len() == 1);
+    eventually("both gone", || segments(directory.path()).len() == 2);
     log.close();
     assert_eq!(packed(directory.path()), 0);
 }
@@ -216,8 +226,9 @@ fn the_last_word_is_kept_when_the_log_closes() {
     let (directory, log, segment) = sealed_log();
     let packs = log.packs();
     let id = packs.adopt(segment, &wanted([(1, &SOME)])).unwrap();
-    append(&log, b"not durable yet, perhaps", 1);
     log.retire(segment, Some(id));
+    seal_ten(&log, 10);
+    append(&log, b"not durable yet, perhaps", 1);
     log.close();
     assert!(packs.data_path(id).exists());
     assert!(!path_of(&directory, segment).exists());

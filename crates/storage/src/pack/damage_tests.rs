@@ -23,6 +23,7 @@ fn packed() -> (TempDir, [PackId; 2]) {
     let (segment, packs) = (seal(&log, &messages.collect::<Vec<_>>()), log.packs());
     let ids = [packs.adopt(segment, &all()), packs.rewrite(segment, &all())].map(Result::unwrap);
     log.retire(segment, Some(ids[0]));
+    seal(&log, &[]);
     eventually("moved", || packs.data_path(ids[0]).exists());
     log.close();
     (directory, ids)

@@ -169,6 +169,7 @@ fn packed() -> (TempDir, [PackId; 2]) {
     let ids = [packs.adopt(segment, &wanted), packs.rewrite(segment, &wanted)];
     let ids = ids.map(Result::unwrap);
     log.retire(segment, Some(ids[0]));
+    seal(&log, &[]);
     wait(&log, append(&log, &message(&[(1, 100)], 10), 1).1);
     log.close();
     assert_eq!(files_in(directory.path(), "pack", ".pack").len(), 2);

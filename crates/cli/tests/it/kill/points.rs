@@ -161,12 +161,4 @@ pub(super) const AT_RECOVERY: &[Point] = &[
             Start(after("rename", TO_SEGMENT)),
         ],
     ),
-    point(
-        "recovery: segment becomes a pack after all",
-        &[
-            Load(before("rename", TO_PACK)),
-            Start(before("rename", TO_PACK)),
-            Start(after("rename", TO_PACK)),
-        ],
-    ),
 ];
