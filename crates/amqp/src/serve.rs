@@ -74,9 +74,11 @@ pub async fn serve<S>(
         silent: 0,
         bulk: false,
     };
+    // Without the guard, which would bind this future to one thread.
+    let stopped = async { drop(shutdown.wait_for(|stop| *stop).await) };
     let result = tokio::select! {
         result = poll_fn(|cx| driver.poll(cx)) => result,
-        _ = shutdown.wait_for(|stop| *stop) => {
+        () = stopped => {
             driver.force_close();
             poll_fn(|cx| driver.poll(cx)).await
         }

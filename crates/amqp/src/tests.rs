@@ -29,6 +29,7 @@ mod publishing;
 mod random;
 mod starting;
 mod telling;
+mod time;
 
 /// What messages may take where there is a limit, in bytes.
 const MEMORY: usize = 10_000;

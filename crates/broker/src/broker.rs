@@ -2,13 +2,14 @@
 
 use std::io;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
+use std::task::Waker;
 
 use leveret_engine::{Batch, Engine, Load, QueueStatus};
-use leveret_model::{Chunk, Lsn, SessionId};
+use leveret_model::{Chunk, Lsn, SessionId, Time};
 use leveret_storage::{Log, LogOptions, OnDurable, Packs, Replay, ReplayError};
 
 pub use leveret_storage::OpenError;
@@ -24,6 +25,7 @@ use crate::outbox::Outbox;
 use crate::packer::Packer;
 use crate::progress::Progress;
 use crate::session::Session;
+use crate::ticker::Ticker;
 use crate::users::{LoginError, User};
 use crate::waiters::Waiters;
 
@@ -74,11 +76,10 @@ impl Broker {
     /// # Errors
     /// [`OpenError`] if the directory is in use, cannot be read, or holds damaged data.
     pub fn open(options: Options) -> Result<Broker, OpenError> {
-        let mut seed = [0; 16];
-        getrandom::fill(&mut seed).map_err(|error| OpenError::Io {
+        let seed = seed().map_err(|source| OpenError::Io {
             action: "get random bytes for",
             path: options.data_dir.clone(),
-            source: io::Error::other(error.to_string()),
+            source,
         })?;
         let parts = Parts::open(&options, seed, Clock::default(), |log, replay, on_durable| {
             Log::open(&options.data_dir, log, replay, on_durable)
@@ -90,6 +91,28 @@ impl Broker {
             source,
         })?;
         Ok(broker)
+    }
+
+    /// A broker that keeps everything in memory, what is confirmed too, and has neither files nor
+    /// threads. What is submitted to it is done, and its sessions are told of it, when
+    /// [`Session::submit`] returns. What only time brings about is up to the [`Ticker`].
+    ///
+    /// `now` says what time it is; the broker's time stands still while that goes back. It is asked
+    /// while the engine is held: it must not use the broker.
+    ///
+    /// # Errors
+    /// If the system has no random bytes.
+    pub fn in_memory(
+        users: Vec<User>,
+        memory_max: usize,
+        now: impl Fn() -> Time + Send + Sync + 'static,
+    ) -> io::Result<(Broker, Ticker)> {
+        let (around, _) = Around::new(Clock::given(now), memory_max, usize::MAX);
+        let budget = Arc::clone(&around.budget);
+        let watch = Watch::new(&DiskOptions::none(), Path::new(""), budget);
+        let shared = Arc::new(Shared::new(Engine::new(seed()?), None, around, watch, users));
+        let ticker = Ticker::new(&shared);
+        Ok((Broker { shared: Arc::new(Handle { shared }) }, ticker))
     }
 
     /// Whether this user may connect with this password, from this machine or from elsewhere.
@@ -155,7 +178,7 @@ impl Broker {
     pub fn close(&self) {
         self.shared.end_threads();
         self.shared.watch.close();
-        let log = self.shared.combiner.with(Core::take_log);
+        let log = self.shared.combiner.with(Core::close);
         if let Some(log) = log {
             log.close();
         }
@@ -163,6 +186,19 @@ impl Broker {
 }
 
 impl Shared {
+    fn new(
+        engine: Engine,
+        log: Option<Log>,
+        around: Around,
+        watch: Watch,
+        users: Vec<User>,
+    ) -> Shared {
+        let Around { waiters, progress, budget, clock, packer, .. } = around.clone();
+        let combiner = Combiner::new(Core::new(engine, log, around));
+        let next_session = AtomicU64::new(TICK.0 + 1);
+        Shared { combiner, waiters, progress, budget, clock, packer, watch, users, next_session }
+    }
+
     /// Has the engine see what time it is.
     pub(crate) fn tick(&self) {
         let (chunk, commands) = (Chunk::default(), Vec::new());
@@ -171,10 +207,18 @@ impl Shared {
 
     /// Ends what works on the data directory.
     fn end_threads(&self) {
-        let workers = [&self.clock.worker, &self.packer.worker];
-        workers.iter().for_each(|worker| worker.close());
-        workers.iter().for_each(|worker| worker.join());
+        self.clock.close();
+        self.packer.worker.close();
+        self.clock.worker.join();
+        self.packer.worker.join();
     }
+}
+
+/// What the engine makes names of that nobody can guess.
+fn seed() -> io::Result<[u8; 16]> {
+    let mut seed = [0; 16];
+    getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(seed)
 }
 
 /// A broker without what runs beside its engine.
@@ -195,13 +239,12 @@ impl Parts {
         open_log: impl FnOnce(LogOptions, &mut Replay<'_>, OnDurable) -> Result<Log, OpenError>,
     ) -> Result<Parts, OpenError> {
         let mut engine = Engine::new(seed);
-        let waiters = Arc::new(Waiters::default());
-        let progress = Arc::new(Progress::default());
+        let (around, wanted) = Around::new(clock, options.memory_max, options.memory_target);
         let on_durable = {
-            let (waiters, progress) = (Arc::clone(&waiters), Arc::clone(&progress));
+            let (waiters, progress) = (Arc::clone(&around.waiters), Arc::clone(&around.progress));
             move |durable: Lsn| {
                 progress.became_durable(durable);
-                waiters.durable(durable);
+                waiters.durable(durable).into_iter().for_each(Waker::wake);
                 waiters.unpark();
             }
         };
@@ -210,36 +253,16 @@ impl Parts {
             &mut |address, records| engine.restore(address, records).map_err(ReplayError::from),
             Box::new(on_durable),
         )?;
-        let (clock, budget) = (Arc::new(clock), Arc::new(Budget::new(options.memory_max)));
-        let packer = Arc::<Packer>::default();
-        engine.restored(clock.now());
+        engine.restored(around.clock.now());
         engine.set_memory_target(options.memory_target);
         let packs = log.packs();
         packs.reserve_above(engine.last_pack());
         packs.settle(&engine.packs().collect::<Vec<_>>())?;
         log.pin(&engine.addresses().collect::<Vec<_>>());
-        progress.became_durable(log.durable());
-        let (loads, wanted) = loader::channel();
-        let around = Around {
-            waiters: Arc::clone(&waiters),
-            progress: Arc::clone(&progress),
-            budget: Arc::clone(&budget),
-            clock: Arc::clone(&clock),
-            packer: Arc::clone(&packer),
-            loads,
-            memory_target: options.memory_target,
-        };
-        let shared = Shared {
-            combiner: Combiner::new(Core::new(engine, log, around)),
-            waiters,
-            progress,
-            watch: Watch::new(&options.disk, &options.data_dir, Arc::clone(&budget)),
-            budget,
-            clock,
-            packer,
-            users: options.users.clone(),
-            next_session: AtomicU64::new(TICK.0 + 1),
-        };
+        around.progress.became_durable(log.durable());
+        let budget = Arc::clone(&around.budget);
+        let watch = Watch::new(&options.disk, &options.data_dir, budget);
+        let shared = Shared::new(engine, Some(log), around, watch, options.users.clone());
         let merger = Merger::new(packs.clone(), options.segment_bytes);
         Ok(Parts { shared: Arc::new(shared), packs, merger, wanted })
     }

@@ -1,16 +1,17 @@
 //! One turn of the engine: a batch in, its effects carried out.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::task::Waker;
 
-use leveret_engine::{Batch, Effects, Engine};
+use leveret_engine::{Batch, Effects, Engine, Load};
 use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
 use leveret_model::{Lsn, SessionId, Time};
 use leveret_storage::{Log, Slot};
 use rustc_hash::FxHashMap;
 
 use crate::clock::Clock;
-use crate::loader::Loads;
+use crate::loader::{self, Loads};
 use crate::memory::Budget;
 use crate::outbox::Outbox;
 use crate::packer::Packer;
@@ -30,7 +31,9 @@ pub(crate) struct Core {
     pub(crate) engine: Engine,
     pub(crate) outboxes: FxHashMap<SessionId, Arc<Outbox>>,
     effects: Effects,
+    /// None in a broker that keeps everything in memory, and in a closed one.
     log: Option<Log>,
+    closed: bool,
     waiters: Arc<Waiters>,
     progress: Arc<Progress>,
     pub(crate) budget: Arc<Budget>,
@@ -45,6 +48,7 @@ pub(crate) struct Core {
 }
 
 /// Who is to hear of what the engine does, and what it needs to know.
+#[derive(Clone)]
 pub(crate) struct Around {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) progress: Arc<Progress>,
@@ -56,8 +60,30 @@ pub(crate) struct Around {
     pub(crate) memory_target: usize,
 }
 
+impl Around {
+    /// And what the engine will need from packs.
+    pub(crate) fn new(
+        clock: Clock,
+        memory_max: usize,
+        memory_target: usize,
+    ) -> (Around, Receiver<Load>) {
+        let (loads, wanted) = loader::channel();
+        let around = Around {
+            waiters: Arc::default(),
+            progress: Arc::default(),
+            budget: Arc::new(Budget::new(memory_max)),
+            clock: Arc::new(clock),
+            packer: Arc::default(),
+            loads,
+            memory_target,
+        };
+        (around, wanted)
+    }
+}
+
 impl Core {
-    pub(crate) fn new(engine: Engine, log: Log, around: Around) -> Self {
+    /// Without a log nothing is kept, and whatever is written is as good as durable at once.
+    pub(crate) fn new(engine: Engine, log: Option<Log>, around: Around) -> Self {
         let Around { waiters, progress, budget, clock, packer, loads, memory_target } = around;
         let (outboxes, effects) = (FxHashMap::default(), Effects::default());
         budget.set_engine(engine.memory());
@@ -66,7 +92,8 @@ impl Core {
             engine,
             outboxes,
             effects,
-            log: Some(log),
+            log,
+            closed: false,
             waiters,
             progress,
             budget,
@@ -79,8 +106,9 @@ impl Core {
         }
     }
 
-    /// The log, to be closed; whatever is submitted afterwards is dropped.
-    pub(crate) fn take_log(&mut self) -> Option<Log> {
+    /// Drops whatever is submitted from now on. Returns the log, to be closed.
+    pub(crate) fn close(&mut self) -> Option<Log> {
+        self.closed = true;
         self.log.take()
     }
 
@@ -94,7 +122,7 @@ impl Core {
         let tick = session == TICK && batch.commands.is_empty();
         if tick && self.progress.backlog() > LOG_BACKLOG_BYTES_MAX {
             // Nobody waits for what time does, so that it waits for the disk.
-            self.clock.ticked(Some(self.clock.now().after(TICK_PAUSE)));
+            wakers.extend(self.clock.ticked(Some(self.clock.now().after(TICK_PAUSE))));
             return;
         }
         let publishes = !batch.chunk.is_empty();
@@ -105,14 +133,14 @@ impl Core {
         if publishes && let Some(outbox) = self.outboxes.get(&session) {
             outbox.set_fills_log(self.progress.end() > before);
         }
-        while self.engine.can_resume() && self.log.is_some() {
+        while self.engine.can_resume() && !self.closed {
             self.turn(wakers, Engine::resume_next);
         }
-        if tick {
-            self.clock.ticked(self.engine.deadline());
-        } else {
-            self.clock.stepped(self.engine.deadline());
-        }
+        let deadline = self.engine.deadline();
+        wakers.extend(match tick {
+            true => self.clock.ticked(deadline),
+            false => self.clock.stepped(deadline),
+        });
         // Who fills memory faster than it can be spilled had better wait a little, too.
         let spilling = self.spilling && publishes && self.engine.memory() > 2 * self.memory_target;
         if (std::mem::take(&mut self.effects.congested) || spilling)
@@ -128,16 +156,19 @@ impl Core {
         wakers: &mut Vec<Waker>,
         work: impl FnOnce(&mut Engine, Time, Lsn, &mut Effects),
     ) {
-        let Some(log) = &self.log else { return };
+        if self.closed {
+            return;
+        }
         let _whole = WholeOrNothing { panicking: std::thread::panicking() };
         let effects = &mut self.effects;
-        let mut slot = log.reserve();
-        if slot.new_segment() {
-            begin_segment(&self.engine, &mut slot);
+        let mut slot = self.log.as_ref().map(Log::reserve);
+        if let Some(slot) = slot.as_mut().filter(|slot| slot.new_segment()) {
+            begin_segment(&self.engine, slot);
             self.progress.appended(slot.position());
             self.packer.wake();
         }
-        work(&mut self.engine, self.clock.now(), slot.position(), effects);
+        let address = slot.as_ref().map_or_else(|| self.progress.end(), Slot::position);
+        work(&mut self.engine, self.clock.now(), address, effects);
         let memory = self.engine.memory();
         self.budget.set_engine(memory);
         if memory > self.memory_target && !std::mem::replace(&mut self.crowded, true) {
@@ -145,10 +176,13 @@ impl Core {
         }
 
         if !effects.log.is_empty() {
-            self.progress.appended(slot.position().advance(effects.log.len() as u64));
+            self.progress.appended(address.advance(effects.log.len() as u64));
         }
         // A step that writes nothing may still wait for what earlier ones wrote.
         let end = self.progress.end();
+        if slot.is_none() {
+            self.progress.became_durable(end);
+        }
         for confirm in effects.confirms.drain(..) {
             if let Some(outbox) = self.outboxes.get(&confirm.session) {
                 self.waiters.confirm(end, Arc::clone(outbox), confirm);
@@ -158,7 +192,8 @@ impl Core {
             let Some(outbox) = self.outboxes.get(&outbound.session) else { continue };
             let durable = self.progress.durable();
             let promised = outbound.promise.is_some_and(|at| at >= durable);
-            let waits = outbound.after_log || promised && !log.is_out_of_space();
+            let stuck = || self.log.as_ref().is_some_and(Log::is_out_of_space);
+            let waits = outbound.after_log || promised && !stuck();
             let held_back = waits && end > durable;
             if held_back {
                 self.waiters.wake(end, Arc::clone(outbox));
@@ -169,20 +204,26 @@ impl Core {
                 wakers.extend(outbox.push(after, outbound));
             }
         }
-        slot.append(&effects.log, effects.records, effects.pinned);
-        drop(slot);
+        match slot {
+            Some(mut slot) => {
+                slot.append(&effects.log, effects.records, effects.pinned);
+            }
+            None => wakers.extend(self.waiters.durable(end)),
+        }
         effects.log.clear();
         effects.log.shrink_to(KEPT_RECORDS_BYTES);
         effects.records = 0;
         effects.pinned = 0;
-        if !effects.released.is_empty() {
-            log.release(&effects.released);
-            effects.released.clear();
+        if let Some(log) = &self.log {
+            if !effects.released.is_empty() {
+                log.release(&effects.released);
+            }
+            if !effects.emptied.is_empty() {
+                log.remove_packs(std::mem::take(&mut effects.emptied));
+                self.packer.wake();
+            }
         }
-        if !effects.emptied.is_empty() {
-            log.remove_packs(std::mem::take(&mut effects.emptied));
-            self.packer.wake();
-        }
+        effects.released.clear();
         for load in effects.loads.drain(..) {
             // The loader ends only when the engine does.
             let _ = self.loads.send(load);

@@ -7,6 +7,8 @@
 //! nothing (see `clock`); if messages take too much memory, or too little of the disk is free (see
 //! `disk`), publishers wait (see `memory`). What stays long leaves the log and memory (see
 //! `packer`, and `spill` for transient messages), and comes back when it is needed (see `loader`).
+//!
+//! A broker in memory has no log and none of these threads; time is up to its owner (see `ticker`).
 
 mod broker;
 mod clock;
@@ -21,6 +23,7 @@ mod packer;
 mod progress;
 mod session;
 mod spill;
+mod ticker;
 mod users;
 mod waiters;
 mod worker;
@@ -29,6 +32,7 @@ pub use broker::{Broker, OpenError, Options};
 pub use disk::{Disk, DiskOptions, Probe, Space};
 pub use memory::{Memory, Shortage};
 pub use session::Session;
+pub use ticker::Ticker;
 pub use users::{LoginError, User};
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The runtime with a real log, driven by threads as front doors would drive it.
 
+mod in_memory;
 mod merging;
 mod spilling;
 
@@ -16,10 +17,9 @@ use leveret_model::limits::{INBOX_BATCHES_MAX, MEMORY_BYTES_MIN, SEGMENT_BYTES_M
 use leveret_model::{Chunk, FieldTable, Message, SessionId, ShortString, Time};
 use leveret_storage::{Log, LogOptions};
 
+use crate::clock::Clock;
 use crate::combiner::Combiner;
 use crate::core::{Around, Core};
-use crate::loader;
-use crate::memory::Budget;
 use crate::{Broker, DiskOptions, LoginError, OpenError, Options, Session, User};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -464,16 +464,8 @@ fn who_brings_more_than_the_inbox_holds_waits_for_the_engine() {
     let directory = tempfile::tempdir().unwrap();
     let (options, replay) = (LogOptions::default(), &mut |_, _: &_| Ok(()));
     let log = Log::open(directory.path(), options, replay, Box::new(|_| ())).expect("opens");
-    let around = Around {
-        waiters: Arc::default(),
-        progress: Arc::default(),
-        budget: Arc::new(Budget::new(MEMORY_BYTES_MIN)),
-        clock: Arc::default(),
-        packer: Arc::default(),
-        loads: loader::channel().0,
-        memory_target: MEMORY_BYTES_MIN,
-    };
-    let combiner = Combiner::new(Core::new(Engine::new([1; 16]), log, around));
+    let (around, _) = Around::new(Clock::default(), MEMORY_BYTES_MIN, MEMORY_BYTES_MIN);
+    let combiner = Combiner::new(Core::new(Engine::new([1; 16]), Some(log), around));
     let submitted = AtomicUsize::new(0);
     thread::scope(|scope| {
         combiner.with(|_| {

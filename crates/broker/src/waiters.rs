@@ -36,8 +36,9 @@ impl Waiters {
         lock(&self.waiting).push_back((end, outbox, None));
     }
 
-    /// The log is durable up to `durable`.
-    pub(crate) fn durable(&self, durable: Lsn) {
+    /// The log is durable up to `durable`. Returns whom to wake, which is best done when no lock is
+    /// held.
+    pub(crate) fn durable(&self, durable: Lsn) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let mut waiting = lock(&self.waiting);
         let due = waiting.partition_point(|(end, ..)| *end <= durable);
@@ -58,7 +59,13 @@ impl Waiters {
             }
             wakers.extend(outbox.push(Lsn(0), Outbound::of(confirm.session, items)));
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers
+    }
+
+    /// Whether nobody waits.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.waiting).is_empty() && lock(&self.parked).is_empty()
     }
 
     /// Ready unless `full`; then this task is woken by [`Waiters::unpark`].

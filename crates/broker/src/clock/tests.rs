@@ -39,6 +39,17 @@ fn it_goes_with_the_wall_clock_and_never_back() {
 }
 
 #[test]
+fn what_it_is_told_does_not_go_back_either() {
+    let told = Arc::new(AtomicU64::new(5));
+    let now = Arc::clone(&told);
+    let clock = Clock::given(move || Time(now.load(Ordering::Relaxed)));
+    for (says, shows) in [(5, 5), (4, 5), (7, 7), (0, 7), (8, 8)] {
+        told.store(says, Ordering::Relaxed);
+        assert_eq!(clock.now(), Time(shows));
+    }
+}
+
+#[test]
 fn it_ticks_when_the_deadline_has_come_and_then_no_more() {
     let (clock, ticks) = ticking();
     assert_eq!(ticks.recv_timeout(A_WHILE), Err(RecvTimeoutError::Timeout));

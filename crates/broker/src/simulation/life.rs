@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 
 use leveret_engine::command::{Binding, Consume, DeclareQueue, Destination};
 use leveret_engine::{Command, Item, Load, Operation, Outbound, Outcome, Reply, Token};
-use leveret_model::{Chunk, FieldTable, Message, ShortString};
+use leveret_model::{Chunk, FieldTable, Message, ShortString, Time};
 use leveret_storage::simulated::{Faults, SimulatedDisk};
 use leveret_storage::{Log, Stepper};
 
@@ -76,7 +76,8 @@ impl Life {
             disk: DiskOptions::default(),
         };
         let (mut stepper, disk) = (None, Arc::new(disk.clone()));
-        let clock = Clock::given(Arc::clone(now));
+        let now = Arc::clone(now);
+        let clock = Clock::given(move || Time(now.load(Ordering::Relaxed)));
         let parts = Parts::open(&options, [7; 16], clock, |log, replay, on_durable| {
             let directory = Path::new("/data");
             let (log, steps) = Log::open_stepped(disk, directory, log, replay, on_durable)?;
