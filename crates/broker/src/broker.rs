@@ -108,8 +108,7 @@ impl Broker {
         now: impl Fn() -> Time + Send + Sync + 'static,
     ) -> io::Result<(Broker, Ticker)> {
         let (around, _) = Around::new(Clock::given(now), memory_max, usize::MAX);
-        let budget = Arc::clone(&around.budget);
-        let watch = Watch::new(&DiskOptions::none(), Path::new(""), budget);
+        let watch = Watch::new(&DiskOptions::none(), Path::new(""), &around.budget, &around.packer);
         let shared = Arc::new(Shared::new(Engine::new(seed()?), None, around, watch, users));
         let ticker = Ticker::new(&shared);
         Ok((Broker { shared: Arc::new(Handle { shared }) }, ticker))
@@ -260,8 +259,8 @@ impl Parts {
         packs.settle(&engine.packs().collect::<Vec<_>>())?;
         log.pin(&engine.addresses().collect::<Vec<_>>());
         around.progress.became_durable(log.durable());
-        let budget = Arc::clone(&around.budget);
-        let watch = Watch::new(&options.disk, &options.data_dir, budget);
+        let (disk, directory) = (&options.disk, &options.data_dir);
+        let watch = Watch::new(disk, directory, &around.budget, &around.packer);
         let shared = Shared::new(engine, Some(log), around, watch, options.users.clone());
         let merger = Merger::new(packs.clone(), options.segment_bytes);
         Ok(Parts { shared: Arc::new(shared), packs, merger, wanted })

@@ -19,6 +19,7 @@ use leveret_model::limits::{
 };
 
 use crate::memory::Budget;
+use crate::packer::Packer;
 
 /// What the low mark is of a disk where nobody said so.
 const LOW_PERCENT: u64 = 5;
@@ -184,7 +185,12 @@ fn resume(mark: u64) -> u64 {
 
 impl Watch {
     /// Looks for the first time.
-    pub(crate) fn new(options: &DiskOptions, directory: &Path, budget: Arc<Budget>) -> Watch {
+    pub(crate) fn new(
+        options: &DiskOptions,
+        directory: &Path,
+        budget: &Arc<Budget>,
+        packer: &Arc<Packer>,
+    ) -> Watch {
         let own = || Probe::of(directory.to_owned());
         let probe = options.probe.clone().unwrap_or_else(own);
         let first = probe.look();
@@ -195,8 +201,9 @@ impl Watch {
             free: AtomicU64::new(UNKNOWN),
             level: AtomicU8::new(Level::Enough as u8),
         });
-        let mut seeing =
-            Seeing { sight: Arc::clone(&sight), budget, level: Level::Enough, told: false };
+        let (level, told) = (Level::Enough, false);
+        let (budget, packer) = (Arc::clone(budget), Arc::clone(packer));
+        let mut seeing = Seeing { sight: Arc::clone(&sight), budget, packer, level, told };
         seeing.see(first);
         let (seeing, running) = (Mutex::new(Some((seeing, probe))), Mutex::new(None));
         Watch { sight, seeing, running }
@@ -235,6 +242,8 @@ impl Watch {
 struct Seeing {
     sight: Arc<Sight>,
     budget: Arc<Budget>,
+    /// It may be able to make room.
+    packer: Arc<Packer>,
     level: Level,
     /// Whether it was told already that nothing is to be seen.
     told: bool,
@@ -273,6 +282,7 @@ impl Seeing {
             self.level = level;
             self.sight.level.store(level as u8, Ordering::Relaxed);
             self.budget.set_disk(level);
+            self.packer.wake();
         }
         // Last: who sees it sees what follows from it.
         self.sight.free.store(free, Ordering::Release);

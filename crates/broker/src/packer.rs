@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use leveret_model::PackId;
-use leveret_storage::{PackError, Packs, Sealed};
+use leveret_storage::{Contents, PackError, Packs, Sealed};
 
 use crate::broker::Shared;
 use crate::core::Core;
@@ -103,7 +103,8 @@ fn next(
 ) -> Result<bool, PackError> {
     Ok(pack_next(broker, packs)?
         || spiller.spill_next(broker, packs)
-        || merger.merge_next(broker)?)
+        || merger.merge_next(broker)?
+        || broker.combiner.with(Core::make_room))
 }
 
 /// Packs one segment, if one is due.
@@ -150,10 +151,25 @@ impl Core {
             adopted = engine.adopt(id, &part, effects);
         });
         let Some(log) = self.log() else { return };
-        let data = pack.filter(|_| adopted && in_place);
-        log.retire(segment, data);
+        let contents = match pack.filter(|_| adopted) {
+            None => Contents::Gone,
+            Some(pack) if in_place => Contents::Adopted(pack),
+            Some(_) => Contents::Copied,
+        };
+        log.retire(segment, contents);
         if let Some(unused) = pack.filter(|_| !adopted) {
             log.remove_packs(vec![unused]);
         }
+    }
+
+    /// Lets segments go that only wait for the next one to begin, if the disk has too little room:
+    /// those who would fill this one wait, too.
+    pub(crate) fn make_room(&mut self) -> bool {
+        let begins =
+            !self.budget.disk_has_room() && self.log().is_some_and(|log| log.begin_early());
+        if begins {
+            self.turn(&mut Vec::new(), |_, _, _, _| {});
+        }
+        begins
     }
 }

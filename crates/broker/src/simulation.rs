@@ -8,6 +8,7 @@
 //!
 //! `LEVERET_SIM_SEEDS` says how many runs there are, `LEVERET_SIM_SEED` which one to repeat.
 
+mod client;
 mod life;
 mod truth;
 
@@ -38,6 +39,8 @@ struct Sights {
     refusals: AtomicU64,
     packed: AtomicU64,
     merged: AtomicU64,
+    /// Segments that were begun before the one before was full.
+    begun_early: AtomicU64,
     spilled: AtomicU64,
     /// Answers with messages from packs.
     loads: AtomicU64,
@@ -92,14 +95,15 @@ fn what_is_confirmed_outlives_every_end() {
             refusals,
             packed,
             merged,
+            begun_early,
             spilled,
             loads,
             full,
             found,
         } = &*sights;
-        for sight in
-            [stops, stopped_starts, damages, refusals, packed, merged, spilled, loads, full, found]
-        {
+        let lives = [stops, stopped_starts, damages, refusals, full, found];
+        let work = [packed, merged, begun_early, spilled, loads];
+        for sight in lives.into_iter().chain(work) {
             assert!(sight.load(Ordering::Relaxed) > 0, "something never happened: {sights:?}");
         }
     }
@@ -226,10 +230,18 @@ impl World {
         self.disk.stop_after(None);
     }
 
-    /// Flips a few bits of what lies on the disk.
+    /// Flips a few bits of what lies on the disk, or one of what was written last.
     fn damage(&mut self) {
-        for _ in 0..1 + self.random.below(3) {
-            let suffix = ["", ".wal", ".pack", ".idx"][self.random.below(4) as usize];
+        if self.random.chance(0.5) && self.disk.flip_last_bit(".wal").is_some() {
+            self.truth.damaged = true;
+            count(&self.sights.damages, 1);
+            return;
+        }
+        for number in 0..1 + self.random.below(3) {
+            // Not twice in the log: the second may hit what proves that there was the first.
+            let first = if number == 0 { 0 } else { 2 };
+            let which = first + self.random.below(4 - first);
+            let suffix = ["", ".wal", ".pack", ".idx"][which as usize];
             if self.disk.flip_bit(suffix).is_some() {
                 self.truth.damaged = true;
                 count(&self.sights.damages, 1);

@@ -2,6 +2,7 @@
 
 mod in_memory;
 mod merging;
+mod room;
 mod spilling;
 
 use std::path::Path;

@@ -110,7 +110,7 @@ fn missing(model: &Model, directory: &Path) -> Result<Vec<PackFiles>, Error> {
 fn choose(what: &Inspect) -> Result<(Vec<Segment>, Vec<PackFiles>, PathBuf), Error> {
     let directory = what.data_dir.clone();
     if what.files.is_empty() {
-        if !directory.join("wal").is_dir() {
+        if !["wal", "pack"].iter().any(|folder| directory.join(folder).is_dir()) {
             return Err(Error::NoData(directory));
         }
         // Packs first: what leaves the log meanwhile is then seen twice rather than not at all.
@@ -179,6 +179,9 @@ impl Inspector<'_> {
             self.pack(files, directory)?;
         }
         if self.what.files.is_empty() {
+            if self.frames == 0 && !packs.is_empty() {
+                self.tell(&[report::no_log(directory)])?;
+            }
             self.queues()?;
         }
         let Inspector { damage, frames, records, bytes, .. } = *self;
@@ -291,7 +294,7 @@ impl Inspector<'_> {
         }
         writeln!(self.out, "  pack {}: {} bytes", pack.id, pack.data_bytes)?;
         let named = self.model.packs.contains_key(&pack.id);
-        if !named && self.what.files.is_empty() {
+        if !named && self.frames > 0 && self.what.files.is_empty() {
             writeln!(self.out, "    the log does not name it; a sound start removes it")?;
         }
         let (mut damage, mut places) = (pack.damage.clone(), BTreeSet::new());

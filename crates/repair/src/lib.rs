@@ -38,7 +38,7 @@ pub enum Error {
     #[error("cannot write to the standard output: {0}")]
     Output(#[from] io::Error),
     /// No directory that leveret has written.
-    #[error("{} is not a data directory: it has no folder named wal", .0.display())]
+    #[error("{} is not a data directory: it has no folder named wal or pack", .0.display())]
     NoData(PathBuf),
     /// No file of a data directory.
     #[error("{} is neither a segment (.wal) nor part of a pack (.pack, .idx)", .0.display())]

@@ -25,6 +25,8 @@ pub(crate) struct Model {
     pub(crate) packs: BTreeMap<PackId, Named>,
     /// The highest number of a pack that was ever named.
     pub(crate) last_pack: PackId,
+    /// Something was lost, and no segment has begun since: there may be more than this.
+    pub(crate) incomplete: bool,
     mentions: u64,
 }
 
@@ -79,6 +81,7 @@ impl Model {
             }
         }
         if bad.is_none() {
+            self.incomplete &= !snapshot;
             for id in known {
                 if let Some(queue) = self.queues.get_mut(&id)
                     && queue.definition.is_none()
@@ -92,6 +95,7 @@ impl Model {
 
     /// Something cannot be read here.
     pub(crate) fn damage(&mut self) {
+        self.incomplete = true;
         for queue in self.queues.values_mut() {
             queue.doubt_below = queue.doubt_below.max(queue.high.unwrap_or(0));
             queue.after_damage = true;

@@ -37,6 +37,8 @@ struct Work<'a> {
     /// Queues whose packs have to go to the log, because other messages come between theirs: a
     /// broker expects those in packs before all others.
     mixed: BTreeSet<QueueId>,
+    /// Whether packs that the log does not name may hold what is in no other place.
+    doubt: bool,
 }
 
 /// Makes a new data directory of what can be read of another.
@@ -45,7 +47,7 @@ struct Work<'a> {
 /// [`Error`] if a broker runs on the old directory, or the new one cannot be written.
 pub fn repair(what: &Repair) -> Result<Report, Error> {
     let from = &what.data_dir;
-    if !from.join("wal").is_dir() {
+    if !["wal", "pack"].iter().any(|folder| from.join(folder).is_dir()) {
         return Err(Error::NoData(from.clone()));
     }
     let _hold = Hold::take(from)?;
@@ -60,13 +62,15 @@ pub fn repair(what: &Repair) -> Result<Report, Error> {
     }
     let segments = salvage::segments(from)?;
     let (model, report, saved) = (Model::default(), Report::default(), BTreeMap::new());
-    let mut work = Work { from, segments, model, report, saved, mixed: BTreeSet::new() };
-    work.read_log()?;
-    work.name_the_nameless();
+    let (mixed, doubt) = (BTreeSet::new(), false);
+    let mut work = Work { from, segments, model, report, saved, mixed, doubt };
     let packs = salvage::packs(from)?;
+    work.read_log(&packs)?;
+    work.doubt = !work.report.log.is_empty() || work.is_any_gone(&packs);
+    work.name_the_nameless(&packs)?;
     work.find_mixed(&packs)?;
     let mut output = Output::create(&unfinished)?;
-    let extents = work.save_packs(&packs, &unfinished)?;
+    let extents = work.save_packs(&unfinished)?;
     output.begin(&work.model, &extents)?;
     work.save_mixed(&mut output)?;
     work.save_log(&mut output)?;
@@ -82,13 +86,15 @@ pub fn repair(what: &Repair) -> Result<Report, Error> {
 
 impl Work<'_> {
     /// Learns all there is to know but what messages say.
-    fn read_log(&mut self) -> Result<(), Error> {
+    fn read_log(&mut self, files: &[PackFiles]) -> Result<(), Error> {
+        let mut frames = 0_u64;
         for (index, segment) in self.segments.iter().enumerate() {
             let next = self.segments.get(index + 1).map(|next| next.first);
             let (model, report) = (&mut self.model, &mut self.report);
             let mut first = true;
             salvage::read(segment, next, &mut |piece| match piece {
                 Piece::Frame(frame) => {
+                    frames += 1;
                     let start = frame.offset + (frame.address.0 - frame.first.0);
                     if let Some(at) = model.frame(frame.records, std::mem::take(&mut first)) {
                         model.damage();
@@ -110,18 +116,43 @@ impl Work<'_> {
             })
             .map_err(io("read", &segment.path))?;
         }
+        if frames == 0 && self.report.log.is_empty() && !files.is_empty() {
+            self.model.damage();
+            self.report.log.push(report::no_log(self.from));
+        }
         Ok(())
     }
 
+    /// Whether a pack is gone that the log needs: others may have been merged from it, by a write
+    /// that is lost.
+    fn is_any_gone(&self, files: &[PackFiles]) -> bool {
+        let there: BTreeSet<PackId> =
+            files.iter().filter(|it| it.data.is_some()).map(|it| it.id).collect();
+        let mut ids = self.model.packs.keys();
+        ids.any(|id| !there.contains(id) && !self.wanted(*id).is_empty())
+    }
+
+    /// The packs that the log does not name and that may be needed.
+    fn doubtful<'b>(&self, files: &'b [PackFiles]) -> Vec<&'b PackFiles> {
+        let unnamed = |it: &&PackFiles| self.doubt && !self.model.packs.contains_key(&it.id);
+        files.iter().filter(unnamed).collect()
+    }
+
     /// Queues whose definitions are lost get names, so that their messages are not.
-    fn name_the_nameless(&mut self) {
+    fn name_the_nameless(&mut self, files: &[PackFiles]) -> Result<(), Error> {
+        let named = self.model.packs.values().flat_map(|named| &named.extents);
+        let mut held: BTreeSet<QueueId> = named.map(|extent| extent.queue).collect();
+        for files in self.doubtful(files).into_iter().filter(|_| self.model.incomplete) {
+            held.extend(Pack::open(self.from, files.id)?.queues().map(|(id, _)| id));
+        }
+        for id in &held {
+            self.model.queues.entry(*id).or_default();
+        }
         for (id, queue) in &mut self.model.queues {
             if queue.gone || queue.definition.is_some() {
                 continue;
             }
-            let held = self.model.packs.values().flat_map(|named| &named.extents);
-            let held = held.into_iter().any(|extent| extent.queue == *id);
-            if queue.live().is_empty() && !held {
+            if queue.live().is_empty() && !held.contains(id) {
                 queue.gone = true;
                 continue;
             }
@@ -137,6 +168,7 @@ impl Work<'_> {
             });
             self.report.nameless.push(name);
         }
+        Ok(())
     }
 
     /// Looks which messages that go to the new log come between those of packs.
@@ -156,10 +188,7 @@ impl Work<'_> {
                 self.mixed.insert(*id);
             }
         }
-        for files in files.iter().filter(|files| !self.model.packs.contains_key(&files.id)) {
-            if self.report.log.is_empty() {
-                break;
-            }
+        for files in self.doubtful(files) {
             let pack = Pack::open(self.from, files.id)?;
             let queues = pack.queues().map(|(id, _)| id);
             self.mixed.extend(queues.filter(|id| between(*id, pack.positions(*id).next())));
@@ -176,11 +205,7 @@ impl Work<'_> {
     }
 
     /// Takes over the packs that the log names. Returns what the new log is to say of them.
-    fn save_packs(
-        &mut self,
-        files: &[PackFiles],
-        to: &Path,
-    ) -> Result<BTreeMap<PackId, Vec<ExtentDefinition>>, Error> {
+    fn save_packs(&mut self, to: &Path) -> Result<BTreeMap<PackId, Vec<ExtentDefinition>>, Error> {
         let mut saved = BTreeMap::new();
         for id in self.newest_first() {
             let extents = self.wanted(id);
@@ -203,8 +228,6 @@ impl Work<'_> {
                 saved.insert(id, kept);
             }
         }
-        let named = |id: &PackId| self.model.packs.contains_key(id);
-        self.report.unnamed = files.iter().map(|files| files.id).filter(|id| !named(id)).collect();
         Ok(saved)
     }
 
@@ -316,20 +339,15 @@ impl Work<'_> {
         live
     }
 
-    /// What the log may have named where it is damaged: better a message twice than not at all.
+    /// What the log may have named where it is lost: better a message twice than not at all.
     fn save_unnamed_packs(
         &mut self,
         files: &[PackFiles],
         output: &mut Output,
     ) -> Result<(), Error> {
-        if self.report.log.is_empty() {
-            self.report.unnamed.clear();
-            return Ok(());
-        }
-        for files in files {
-            if self.model.packs.contains_key(&files.id) {
-                continue;
-            }
+        let doubtful = self.doubtful(files);
+        self.report.unnamed = doubtful.iter().map(|files| files.id).collect();
+        for files in doubtful {
             let pack = Pack::open(self.from, files.id)?;
             let before = self.report.unnamed_messages;
             let queues: Vec<_> = pack.queues().map(|(id, _)| id).collect();
@@ -345,6 +363,8 @@ impl Work<'_> {
             }
             if self.report.unnamed_messages == before {
                 self.report.unnamed.retain(|id| *id != files.id);
+            } else if pack.unchecked {
+                self.report.unchecked.push(files.id);
             }
         }
         Ok(())

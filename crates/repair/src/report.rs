@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use leveret_model::{PackId, QueueId};
 use leveret_storage::salvage::Damage;
@@ -143,6 +144,12 @@ fn places(f: &mut fmt::Formatter<'_>, what: &str, damage: &[Damage]) -> fmt::Res
         writeln!(f, "  and {} more", damage.len() - SHOWN_MAX)?;
     }
     Ok(())
+}
+
+/// There is no log in a data directory with packs.
+pub(crate) fn no_log(directory: &Path) -> Damage {
+    let what = "there is no frame of the log, which named these packs".to_owned();
+    Damage { file: directory.join("wal"), start: 0, end: 0, what }
 }
 
 /// Adds damage to a list, to the last of it where both are one.

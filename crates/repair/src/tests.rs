@@ -9,7 +9,8 @@ use leveret_model::{
 use leveret_record::{
     BindingDefinition, Destination, ExtentDefinition, Origin, PackDefinition, QueueDefinition,
 };
-use leveret_storage::{Log, LogOptions, Wanted};
+use leveret_storage::salvage::Pack;
+use leveret_storage::{Contents, Log, LogOptions, Wanted};
 use tempfile::TempDir;
 
 use super::*;
@@ -24,6 +25,8 @@ struct Old {
     log: Option<Log>,
     home: TempDir,
     next: [u64; 2],
+    /// How many of the queues there are.
+    queues: usize,
     /// What each segment begins with besides queues.
     packs: Vec<u8>,
 }
@@ -40,7 +43,7 @@ impl Old {
     fn new() -> Old {
         let home = tempfile::tempdir().unwrap();
         let log = Some(open_log(&home.path().join("data")));
-        Old { log, home, next: [0, 0], packs: Vec::new() }
+        Old { log, home, next: [0, 0], queues: 2, packs: Vec::new() }
     }
 
     fn path(&self) -> PathBuf {
@@ -53,7 +56,7 @@ impl Old {
 
     fn snapshot(&self) -> Vec<u8> {
         let mut log = Vec::new();
-        for (index, id) in [FIRST, SECOND].into_iter().enumerate() {
+        for (index, id) in [FIRST, SECOND].into_iter().take(self.queues).enumerate() {
             let definition = QueueDefinition {
                 id,
                 vhost: name("/"),
@@ -76,13 +79,17 @@ impl Old {
         log
     }
 
-    /// Appends a frame of its own.
+    /// Appends a frame of its own, with something that lives as long as the log.
     fn append(&self, records: &[u8]) {
+        self.append_live(records, 1);
+    }
+
+    fn append_live(&self, records: &[u8], live: u32) {
         let mut slot = self.log().reserve();
         if slot.new_segment() {
-            slot.append(&self.snapshot(), 4, 0);
+            slot.append(&self.snapshot(), 2 * self.queues as u32, 0);
         }
-        let end = slot.append(records, 1, 1);
+        let end = slot.append(records, 1, live);
         drop(slot);
         while self.log().durable() < end {
             std::thread::yield_now();
@@ -143,8 +150,9 @@ impl Old {
                 leveret_record::write_extent(&mut records, &extent);
             }
             self.packs.extend_from_slice(&records);
-            self.append(&records);
-            self.log().retire(oldest, adopt.then_some(id));
+            self.append_live(&records, 0);
+            let contents = if adopt { Contents::Adopted(id) } else { Contents::Copied };
+            self.log().retire(oldest, contents);
             ids.push(id);
         }
         self.move_on();
@@ -155,8 +163,51 @@ impl Old {
     fn move_on(&self) {
         let mut records = Vec::new();
         leveret_record::write_delivered(&mut records, FIRST, Position(0));
-        self.append(&records.repeat(SEGMENT_BYTES as usize / records.len() + 1));
-        self.append(&records);
+        self.append_live(&records.repeat(SEGMENT_BYTES as usize / records.len() + 1), 0);
+        self.append_live(&records, 0);
+    }
+
+    /// Moves everything into packs. The log has one segment then, and that one frame.
+    fn pack_all(&mut self) -> Vec<PackId> {
+        // Each time the segment that was being written is sealed.
+        let ids = (0..3).flat_map(|_| self.pack()).collect();
+        let began = std::time::Instant::now();
+        while self.files("wal", ".wal").len() > 1 {
+            assert!(began.elapsed() < Duration::from_secs(10), "segments stay");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ids
+    }
+
+    /// Makes one pack of all, which the last frame names in their place.
+    fn merge(&mut self, ids: &[PackId]) -> PackId {
+        let packs = self.log().packs();
+        let mut wanted: Vec<(PackId, Wanted)> = Vec::new();
+        for id in ids {
+            let pack = Pack::open(&self.path(), *id).unwrap();
+            let own = pack.queues().map(|(queue, _)| queue);
+            let own = own.map(|queue| (queue, PositionSet::of_sorted(pack.positions(queue))));
+            wanted.push((*id, own.collect()));
+        }
+        let merged = packs.merge(&wanted).unwrap();
+        let mut records = Vec::new();
+        let definition = PackDefinition { id: merged, end: Lsn(0), replaces: ids.to_vec() };
+        leveret_record::write_pack(&mut records, &definition);
+        for (queue, sets) in wanted.iter().flat_map(|(_, own)| own) {
+            let runs = sets.iter().flat_map(|set| set.runs(Position(0))).collect();
+            let extent = ExtentDefinition {
+                pack: merged,
+                queue: *queue,
+                priority: 0,
+                expires: None,
+                body_bytes: 1,
+                runs,
+            };
+            leveret_record::write_extent(&mut records, &extent);
+        }
+        self.append_live(&records, 0);
+        self.log().remove_packs(ids.to_vec());
+        merged
     }
 
     fn close(&mut self) {
@@ -474,6 +525,76 @@ fn packs_that_only_lost_records_named_are_saved() {
 }
 
 #[test]
+fn a_log_of_which_nothing_is_left_costs_only_what_it_alone_knew() {
+    let mut old = full();
+    let ids = old.pack_all();
+    let whole = image(&old.path());
+    old.close();
+    for damage in 0..4 {
+        fs::remove_dir_all(old.path().join("wal")).unwrap();
+        fs::create_dir(old.path().join("wal")).unwrap();
+        whole.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        let segment = old.files("wal", ".wal").remove(0);
+        match damage {
+            0 => edit(&segment, |bytes| bytes[4096 + 50] ^= 1),
+            1 => edit(&segment, |bytes| bytes.truncate(4096)),
+            2 => fs::remove_file(&segment).unwrap(),
+            _ => fs::remove_dir_all(old.path().join("wal")).unwrap(),
+        }
+        let (sound, shown) = old.shown(Inspect::default());
+        assert!(!sound && shown.contains("DAMAGED") && !shown.contains("removes it"), "{shown}");
+        let (report, [first, second]) = old.repaired();
+        // What was settled is back, since nobody knows.
+        assert_eq!((first.len(), second.len()), (40, 40), "{report}");
+        assert_eq!((report.nameless.len(), &report.unnamed), (2, &ids), "{report}");
+        assert!(!report.is_whole() && report.unchecked.is_empty());
+    }
+    // Without its index, nothing vouches for what a copied pack holds.
+    fs::remove_file(old.path().join(format!("pack/{:020}.idx", ids[1].0))).unwrap();
+    assert_eq!(old.repaired().0.unchecked, ids[1..2]);
+}
+
+#[test]
+fn merged_messages_are_saved_though_nothing_names_their_pack() {
+    let mut old = full();
+    let ids = old.pack_all();
+    let at = old.log().durable();
+    let merged = old.merge(&ids);
+    old.close();
+    for id in &ids {
+        assert!(!old.path().join(format!("pack/{:020}.pack", id.0)).exists());
+    }
+    let segment = old.files("wal", ".wal").remove(0);
+    let first: u64 = segment.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    edit(&segment, |bytes| bytes[4096 + (at.0 - first) as usize..].fill(0));
+    assert!(!old.shown(Inspect::default()).0);
+    let (report, [first, second]) = old.repaired();
+    assert_eq!(first, (0..40).collect::<Vec<_>>(), "{report}");
+    assert_eq!(second, (0..40).collect::<Vec<_>>(), "{report}");
+    assert_eq!((report.unnamed.as_slice(), report.lost_messages()), (&[merged][..], vec![]));
+    assert!(!report.is_whole() && report.nameless.is_empty());
+}
+
+#[test]
+fn a_queue_that_is_gone_does_not_come_back_from_packs() {
+    let mut old = full();
+    let ids = old.pack_all();
+    // From here on nothing is said of one of them, nor of the packs, whose files are left.
+    (old.queues, old.packs) = (1, Vec::new());
+    old.move_on();
+    (0..3).for_each(|_| old.publish(FIRST));
+    old.move_on();
+    old.close();
+    let files = old.files("wal", ".wal");
+    let [before, _] = &files[..] else { panic!("two segments: {files:?}") };
+    let at = place(before, FIRST, 41).unwrap();
+    edit(before, |bytes| bytes[at] ^= 1);
+    let (report, [first, second]) = old.repaired();
+    assert_eq!((first.len(), second.len()), (42, 0), "{report}");
+    assert!(report.nameless.is_empty() && report.unnamed == ids, "{report}");
+}
+
+#[test]
 fn messages_between_those_of_a_pack_go_to_the_log_with_them() {
     let mut old = Old::new();
     (0..20).for_each(|_| old.publish(FIRST));
@@ -493,7 +614,7 @@ fn messages_between_those_of_a_pack_go_to_the_log_with_them() {
     let extent = ExtentDefinition { pack, queue, priority: 0, expires: None, body_bytes: 1, runs };
     leveret_record::write_extent(&mut old.packs, &extent);
     old.append(&old.packs);
-    old.log().retire(oldest, None);
+    old.log().retire(oldest, Contents::Copied);
     old.move_on();
     (20..22).for_each(|_| old.publish(FIRST));
     old.close();

@@ -106,6 +106,16 @@ impl Commit {
         self.segment_used.is_none_or(|used| used >= enough)
     }
 
+    /// Has the next frame begin a segment, however much room this one has. False if a frame is open
+    /// already that does not.
+    pub(crate) fn end_segment(&mut self) -> bool {
+        let may = self.pending() == 0 && !self.reserved;
+        if may {
+            self.segment_used = None;
+        }
+        may
+    }
+
     /// Copies records into the open frame and returns the address after them.
     ///
     /// # Panics

@@ -53,6 +53,22 @@ pub enum OpenError {
         /// What shows that there was confirmed data.
         proof: String,
     },
+    /// There is no log, but there is what only a log can have named.
+    #[error(
+        "the log is lost: there is no frame of it in {}, and {} holds packs that it named. \
+         Confirmed data is lost or unreadable, so the broker does not start on it. Check the disk, \
+         keep a copy of the directory, and restore {} from a backup if there is one; or save what \
+         can be read, by leveret repair",
+        wal.display(),
+        packs.display(),
+        wal.display()
+    )]
+    Lost {
+        /// Where segments should be.
+        wal: PathBuf,
+        /// Where the packs are.
+        packs: PathBuf,
+    },
     /// A segment file of another format.
     #[error(
         "{} has format version {version}, this build reads version {}",

@@ -112,7 +112,7 @@ impl Spares {
         self.count() >= SPARES_MAX
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
 

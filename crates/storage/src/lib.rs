@@ -22,8 +22,9 @@
 //!
 //! Messages that stay would keep their segment, and all behind it. So a *pack* takes them over: the
 //! caller has one made of a sealed segment ([`Packs::adopt`] in place, [`Packs::rewrite`] by
-//! copying), appends records that name it, and retires the segment ([`Log::retire`]). Until that is
-//! durable the segment stays, and a restart finds the messages there; after that, in the pack.
+//! copying), appends records that name it, and retires the segment ([`Log::retire`]). Until another
+//! segment has begun behind these records, which proves them, it stays, and a restart finds the
+//! messages there; after that, in the pack.
 //!
 //! A full disk stops the log and not the process: before a frame is written there is room for it,
 //! and the commit thread waits until there is ([`Log::is_out_of_space`]). Any other failure to
@@ -67,4 +68,5 @@ pub use error::{OpenError, ReplayError};
 pub use lock::Hold;
 pub use log::{Log, LogOptions, OnDurable, Replay, Slot, Stepper};
 pub use pack::{Loaded, PackError, PackSize, Packs, Spilled, Wanted};
+pub use pins::Contents;
 pub use segment::Sealed;

@@ -19,7 +19,7 @@ use crate::disk::{Disk, Guard, RealDisk};
 use crate::error::{OpenError, ReplayError};
 use crate::files::{Job, Keeper, Spares};
 use crate::pack::Packs;
-use crate::pins::Pins;
+use crate::pins::{Contents, Pins};
 use crate::recovery::{self, Recovered};
 use crate::segment::Sealed;
 use crate::space::Space;
@@ -162,6 +162,9 @@ impl Log {
         let packs = Packs::open(Arc::clone(&disk), directory)?;
         disk.sync_directory(directory).map_err(OpenError::io("sync", directory))?;
         let mut recovered = recovery::recover(&*disk, &wal, replay)?;
+        if recovered.segments.is_empty() {
+            packs.expect_none()?;
+        }
 
         let space = Arc::new(Space::new(Arc::clone(&disk), stepped));
         let bytes = options.segment_bytes;
@@ -239,17 +242,29 @@ impl Log {
 
     /// Ends the part the oldest segment plays in the log, once everything appended so far is
     /// durable: it becomes the data file of a pack ([`Packs::adopt`]), or is recycled. Its pins
-    /// count no more. That happens later, by a thread of the log, and not before something was
-    /// appended behind the segment; a segment behind one that stays waits for that.
+    /// count no more. That happens later, by a thread of the log; if packs have its messages, when
+    /// another segment has begun behind all that was appended so far ([`Log::begin_early`]), which
+    /// proves the records that say so. A segment behind one that stays waits for that.
     ///
     /// A segment that the log does not have any more is ignored.
-    pub fn retire(&self, segment: Sealed, pack: Option<PackId>) {
+    pub fn retire(&self, segment: Sealed, contents: Contents) {
         let mut state = self.shared.lock();
         let end = Lsn(self.shared.appended.load(Ordering::Relaxed));
-        if !state.pins.retire(segment.first, pack, end) {
+        if !state.pins.retire(segment.first, contents, end) {
             tracing::warn!(segment = %segment.first, "no such log segment to retire");
         }
         state.let_go(self.durable());
+    }
+
+    /// For a disk that is nearly full: has the next append begin a segment, if others wait for that
+    /// and it gives the disk something back. If true, something should be appended. Not while
+    /// there is a slot.
+    #[must_use]
+    pub fn begin_early(&self) -> bool {
+        let mut state = self.shared.lock();
+        // One takes the place of the new one, for which no room must be looked for now.
+        let worth = state.pins.freed_by_next(self.durable()) > 1 && self.spares.count() > 0;
+        worth && state.commit.end_segment()
     }
 
     /// Where the oldest segment begins that a restart would find: nothing before it is replayed.

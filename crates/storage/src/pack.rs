@@ -264,6 +264,17 @@ impl Packs {
         settle::settle(self, live)
     }
 
+    /// To be called if there is no log: only a log can have given finished files their names.
+    pub(crate) fn expect_none(&self) -> Result<(), OpenError> {
+        let Inner { disk, directory, wal, .. } = &*self.inner;
+        let all = disk.list(directory).map_err(OpenError::io("list", directory))?;
+        let finished = |path| parse_name(path).is_some_and(|(_, kind)| kind != UNFINISHED);
+        match all.iter().any(|path| finished(path)) {
+            true => Err(OpenError::Lost { wal: wal.clone(), packs: directory.clone() }),
+            false => Ok(()),
+        }
+    }
+
     fn disk(&self) -> &dyn Disk {
         &*self.inner.disk
     }

@@ -24,10 +24,19 @@ struct Segment {
     /// Where the log ended when the last pin went, or when it was retired. What made the segment
     /// superfluous is below.
     freed: Lsn,
-    /// Its pins count no more.
-    retired: bool,
-    /// The pack whose data file it is to be.
-    pack: Option<PackId>,
+    /// Why its pins count no more.
+    retired: Option<Contents>,
+}
+
+/// What has become of the messages of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// None is needed any more.
+    Gone,
+    /// A pack has copies of those that are.
+    Copied,
+    /// The segment is to be the data file of this pack.
+    Adopted(PackId),
 }
 
 /// A segment the log needs no more.
@@ -49,8 +58,7 @@ impl Pins {
     /// The next segment begins at `first`.
     pub(crate) fn begin(&mut self, first: Lsn) {
         debug_assert!(self.segments.back().is_none_or(|last| last.first < first));
-        let (freed, retired, pack) = (Lsn(0), false, None);
-        self.segments.push_back(Segment { first, pins: 0, freed, retired, pack });
+        self.segments.push_back(Segment { first, pins: 0, freed: Lsn(0), retired: None });
     }
 
     /// One live thing more at each of `lsns`.
@@ -87,19 +95,20 @@ impl Pins {
         let ends = self.segments.iter().skip(1).map(|next| next.first);
         let segments = self.segments.iter().zip(ends.chain([self.found_end]));
         segments
-            .filter(|(segment, end)| !segment.retired && segment.first < *end && *end <= durable)
+            .filter(|(segment, _)| segment.retired.is_none())
+            .filter(|(segment, end)| segment.first < *end && *end <= durable)
             .map(|(segment, end)| Sealed { first: segment.first, end })
             .collect()
     }
 
     /// The segment that begins at `first` is not needed for what it holds, because of records that
     /// end at `end` at most. False if there is none.
-    pub(crate) fn retire(&mut self, first: Lsn, pack: Option<PackId>, end: Lsn) -> bool {
+    pub(crate) fn retire(&mut self, first: Lsn, contents: Contents, end: Lsn) -> bool {
         let segment = self.segments.iter_mut().find(|segment| segment.first == first);
-        let segment = segment.filter(|segment| !segment.retired);
+        let segment = segment.filter(|segment| segment.retired.is_none());
         let is_there = segment.is_some();
         if let Some(segment) = segment {
-            (segment.retired, segment.pack, segment.freed) = (true, pack, end);
+            (segment.retired, segment.freed) = (Some(contents), end);
         }
         is_there
     }
@@ -119,18 +128,30 @@ impl Pins {
     pub(crate) fn reclaim(&mut self, durable: Lsn) -> Vec<Retired> {
         let mut free = Vec::new();
         while let (Some(oldest), Some(next)) = (self.segments.front(), self.segments.get(1)) {
-            let needed = oldest.pins > 0 && !oldest.retired;
             let written = durable > next.first && durable > self.found_end;
             let newest = self.segments.back().map_or(Lsn(0), |newest| newest.first);
-            let proven = !oldest.retired || newest >= oldest.freed && durable > newest;
-            if needed || durable < oldest.freed || !written || !proven {
+            let proven = !oldest.is_moved() || newest >= oldest.freed && durable > newest;
+            if !oldest.is_done(durable) || !written || !proven {
                 break;
             }
             let segment = Sealed { first: oldest.first, end: next.first };
-            free.push(Retired { segment, pack: oldest.pack });
+            free.push(Retired { segment, pack: oldest.pack() });
             self.segments.pop_front();
         }
         free
+    }
+
+    /// How many files the next segment would free: those that wait for no more than it, and the
+    /// newest one, if nothing lives there.
+    pub(crate) fn freed_by_next(&self, durable: Lsn) -> usize {
+        let (Some(oldest), Some(newest)) = (self.segments.front(), self.segments.back()) else {
+            return 0;
+        };
+        if newest.first >= oldest.freed {
+            return 0;
+        }
+        let done = self.segments.iter().take_while(|segment| segment.is_done(durable));
+        done.filter(|segment| segment.pack().is_none()).count()
     }
 
     /// Takes off the packs that may be deleted. A segment that was to be one of them need not.
@@ -140,7 +161,9 @@ impl Pins {
             free.extend(self.removals.pop_front().into_iter().flat_map(|(_, packs)| packs));
         }
         for segment in &mut self.segments {
-            segment.pack = segment.pack.filter(|pack| !free.contains(pack));
+            if segment.pack().is_some_and(|pack| free.contains(&pack)) {
+                segment.retired = Some(Contents::Gone);
+            }
         }
         free
     }
@@ -152,7 +175,27 @@ impl Pins {
             _ => self.segments.partition_point(|segment| segment.first <= lsn),
         };
         let segment = self.segments.get_mut(index.checked_sub(1)?)?;
-        (!segment.retired).then_some(segment)
+        segment.retired.is_none().then_some(segment)
+    }
+}
+
+impl Segment {
+    /// Whether nothing needs it, for reasons that are durable.
+    fn is_done(&self, durable: Lsn) -> bool {
+        (self.pins == 0 || self.retired.is_some()) && self.freed <= durable
+    }
+
+    /// Whether what it held is in a pack.
+    fn is_moved(&self) -> bool {
+        self.retired.is_some_and(|contents| contents != Contents::Gone)
+    }
+
+    /// The pack whose data file it is to be.
+    fn pack(&self) -> Option<PackId> {
+        match self.retired {
+            Some(Contents::Adopted(pack)) => Some(pack),
+            _ => None,
+        }
     }
 }
 
@@ -223,7 +266,7 @@ mod tests {
         assert_eq!(pins.sealed(Lsn(99)), []);
         assert_eq!(pins.sealed(Lsn(199)), [sealed(0, 100)]);
         assert_eq!(pins.sealed(Lsn(900)), [sealed(0, 100), sealed(100, 200)]);
-        pins.retire(Lsn(0), None, Lsn(950));
+        pins.retire(Lsn(0), Contents::Copied, Lsn(950));
         assert_eq!(pins.sealed(Lsn(900)), [sealed(100, 200)]);
     }
 
@@ -240,13 +283,13 @@ mod tests {
     #[test]
     fn nothing_found_goes_before_something_is_written() {
         let mut pins = Pins::found(&[Lsn(0), Lsn(100)], Lsn(150));
-        assert!(pins.retire(Lsn(0), None, Lsn(150)));
+        assert!(pins.retire(Lsn(0), Contents::Copied, Lsn(150)));
         assert_eq!(gone(&mut pins, Lsn(150)), []);
         pins.begin(Lsn(150));
         pins.pin(&[Lsn(120)]);
         assert_eq!(gone(&mut pins, Lsn(150)), []);
         assert_eq!(gone(&mut pins, Lsn(151)), [Lsn(0)]);
-        pins.retire(Lsn(100), None, Lsn(200));
+        pins.retire(Lsn(100), Contents::Copied, Lsn(200));
         pins.begin(Lsn(200));
         assert_eq!(gone(&mut pins, Lsn(201)), [Lsn(100), Lsn(150)]);
     }
@@ -256,8 +299,8 @@ mod tests {
         let mut pins = three();
         pins.pin(&[Lsn(40), Lsn(50), Lsn(150)]);
         let pack = Some(PackId(7));
-        assert!(pins.retire(Lsn(0), pack, Lsn(260)));
-        assert!(!pins.retire(Lsn(0), None, Lsn(100)), "once is enough");
+        assert!(pins.retire(Lsn(0), Contents::Adopted(PackId(7)), Lsn(260)));
+        assert!(!pins.retire(Lsn(0), Contents::Copied, Lsn(100)), "once is enough");
         // Neither counts any more, nor does what comes with it.
         pins.release(&[Lsn(40), Lsn(50), Lsn(50)], Lsn(900));
         pins.pin(&[Lsn(1)]);
@@ -267,7 +310,7 @@ mod tests {
         assert_eq!(pins.reclaim(Lsn(301)), [Retired { segment: sealed(0, 100), pack }]);
         pins.release(&[Lsn(40)], Lsn(900));
         pins.pin(&[Lsn(40)]);
-        assert!(!pins.retire(Lsn(0), None, Lsn(900)), "it is gone");
+        assert!(!pins.retire(Lsn(0), Contents::Copied, Lsn(900)), "it is gone");
         assert_eq!(gone(&mut pins, Lsn(900)), []);
     }
 
@@ -275,17 +318,17 @@ mod tests {
     fn retired_segments_go_in_order() {
         let mut pins = three();
         pins.pin(&[Lsn(40), Lsn(210)]);
-        pins.retire(Lsn(100), Some(PackId(7)), Lsn(250));
+        pins.retire(Lsn(100), Contents::Adopted(PackId(7)), Lsn(250));
         pins.begin(Lsn(300));
         assert_eq!(gone(&mut pins, Lsn(320)), []);
-        pins.retire(Lsn(0), None, Lsn(350));
+        pins.retire(Lsn(0), Contents::Copied, Lsn(350));
         assert_eq!(gone(&mut pins, Lsn(390)), [], "the newest does not prove that");
         pins.begin(Lsn(400));
         assert_eq!(gone(&mut pins, Lsn(400)), []);
         assert_eq!(gone(&mut pins, Lsn(401)), [Lsn(0), Lsn(100)]);
-        pins.retire(Lsn(200), None, Lsn(400));
+        pins.retire(Lsn(200), Contents::Copied, Lsn(400));
         assert_eq!(gone(&mut pins, Lsn(401)), [Lsn(200), Lsn(300)]);
-        pins.retire(Lsn(400), None, Lsn(400));
+        pins.retire(Lsn(400), Contents::Copied, Lsn(400));
         assert_eq!(gone(&mut pins, Lsn(450)), [], "it is the newest");
     }
 
@@ -304,12 +347,45 @@ mod tests {
     fn a_segment_does_not_become_a_pack_that_is_gone() {
         let mut pins = three();
         pins.pin(&[Lsn(40)]);
-        pins.retire(Lsn(100), Some(PackId(7)), Lsn(250));
+        pins.retire(Lsn(100), Contents::Adopted(PackId(7)), Lsn(250));
         pins.remove_packs(vec![PackId(7)], Lsn(260));
         assert_eq!(pins.reclaim_packs(Lsn(260)), [PackId(7)]);
         pins.release(&[Lsn(40)], Lsn(270));
         pins.begin(Lsn(270));
         let packs: Vec<_> = pins.reclaim(Lsn(271)).iter().map(|retired| retired.pack).collect();
         assert_eq!(packs, [None, None, None]);
+    }
+
+    #[test]
+    fn a_segment_of_which_nothing_is_needed_waits_for_no_proof() {
+        let mut pins = three();
+        pins.pin(&[Lsn(40), Lsn(150)]);
+        pins.retire(Lsn(0), Contents::Gone, Lsn(260));
+        assert_eq!(gone(&mut pins, Lsn(259)), []);
+        assert_eq!(gone(&mut pins, Lsn(260)), [Lsn(0)]);
+        // Nor one whose pack was emptied meanwhile.
+        pins.retire(Lsn(100), Contents::Adopted(PackId(7)), Lsn(270));
+        pins.remove_packs(vec![PackId(7)], Lsn(280));
+        assert_eq!((pins.reclaim_packs(Lsn(279)), gone(&mut pins, Lsn(279))), (vec![], vec![]));
+        assert_eq!(pins.reclaim_packs(Lsn(280)), [PackId(7)]);
+        assert_eq!(gone(&mut pins, Lsn(280)), [Lsn(100)]);
+    }
+
+    #[test]
+    fn what_the_next_segment_would_free_is_known() {
+        let mut pins = three();
+        assert_eq!(pins.freed_by_next(Lsn(300)), 0, "nothing waits for it");
+        pins.pin(&[Lsn(40), Lsn(250)]);
+        pins.retire(Lsn(0), Contents::Copied, Lsn(260));
+        assert_eq!(pins.freed_by_next(Lsn(259)), 0);
+        assert_eq!(pins.freed_by_next(Lsn(260)), 2);
+        pins.release(&[Lsn(250)], Lsn(270));
+        assert_eq!(pins.freed_by_next(Lsn(270)), 3, "the newest one, too");
+        pins.retire(Lsn(100), Contents::Adopted(PackId(7)), Lsn(270));
+        assert_eq!(pins.freed_by_next(Lsn(270)), 2, "packs take their room with them");
+        pins.begin(Lsn(300));
+        assert_eq!(pins.freed_by_next(Lsn(300)), 0, "it has begun");
+        assert_eq!(gone(&mut pins, Lsn(301)), [Lsn(0), Lsn(100), Lsn(200)]);
+        assert_eq!(pins.freed_by_next(Lsn(301)), 0);
     }
 }

@@ -4,7 +4,8 @@
 //! ends, either a write was cut off (a *torn tail*: nobody was promised what it held, and it is
 //! left out), or data that had been confirmed is damaged, and the log is not opened. Confirmed it
 //! was if a later frame or a later segment says so; each carries up to where the log was durable
-//! when it was sealed or begun.
+//! when it was sealed or begun. And so was the first frame of the oldest segment, unless the log
+//! begins there: those before it are removed only then.
 //!
 //! The frames after the last such promise may be seen only in the kernel's memory and not be on
 //! the disk, namely if their sync failed and the process ended: so they are written again where
@@ -205,6 +206,8 @@ impl Reader<'_> {
         let proof = if let Some(next) = self.found.get(index + 1) {
             let first = next.header.first;
             Some(format!("{} was begun when all before {first} was durable", next.path.display()))
+        } else if index == 0 && self.end > Lsn(0) && self.end == self.found[index].header.first {
+            Some("older segments were removed only when its first frame was durable".to_owned())
         } else if self.closed {
             None
         } else {

@@ -158,8 +158,18 @@ impl SimulatedDisk {
         };
         let files: Vec<_> = state.tree.files.iter().filter(fits).collect();
         let (path, file) = files.get(state.random.below(files.len() as u64) as usize)?;
-        let at = file.lock().flip_bit(&mut state.random);
+        let at = file.lock().flip_bit(&mut state.random, false);
         Some(((*path).clone(), at))
+    }
+
+    /// The same in what was written last to the last of these files, by name.
+    pub fn flip_last_bit(&self, suffix: &str) -> Option<(PathBuf, u64)> {
+        let state = &mut *self.lock();
+        let mut files = state.tree.files.iter().rev();
+        let (path, file) = files.find(|(path, _)| path.to_string_lossy().ends_with(suffix))?;
+        let mut file = file.lock();
+        let some = file.durable_len() > 0;
+        some.then(|| (path.clone(), file.flip_bit(&mut state.random, true)))
     }
 
     /// The time that sleeping and stalling took so far.

@@ -4,25 +4,27 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Waker};
 
-use leveret_engine::command::{Binding, Consume, DeclareQueue, Destination};
-use leveret_engine::{Command, Item, Load, Operation, Outbound, Outcome, Reply, Token};
-use leveret_model::{Chunk, FieldTable, Message, ShortString, Time};
+use leveret_engine::command::{Binding, DeclareQueue, Destination};
+use leveret_engine::{Load, Operation, Outcome};
+use leveret_model::{Chunk, FieldTable, Lsn, Message, ShortString, Time};
 use leveret_storage::simulated::{Faults, SimulatedDisk};
 use leveret_storage::{Log, Stepper};
 
+use super::client::{Client, Told, body, name};
 use super::truth::{Came, Place, Truth};
 use super::{World, count};
 use crate::broker::Parts;
 use crate::clock::Clock;
+use crate::core::Core;
+use crate::disk::Level;
 use crate::loader;
 use crate::packer::pack_next;
 use crate::spill;
-use crate::{Broker, DiskOptions, OpenError, Options, Session};
+use crate::{Broker, DiskOptions, OpenError, Options};
 
 /// Durable queues, and behind them a transient one.
-const QUEUES: [&str; 4] = ["first", "second", "third", "transient"];
+pub(super) const QUEUES: [&str; 4] = ["first", "second", "third", "transient"];
 const DURABLE: usize = 3;
 const EXCHANGE: &str = "amq.fanout";
 /// How much a segment holds: a few batches.
@@ -40,25 +42,9 @@ pub(super) struct Life {
     /// Publishes in transactions: what the open ones are called, and how many messages they have.
     committer: Client,
     commits: VecDeque<u64>,
-}
-
-/// A session, and what it waits for.
-struct Client {
-    session: Session,
-    /// The queues it gets from and has no answer of.
-    gets: VecDeque<usize>,
-    /// The queues of its consumers: those not told of yet, and those that are.
-    asked: VecDeque<usize>,
-    consumers: Vec<(u64, usize)>,
-    held: Vec<(u64, Place)>,
-}
-
-/// What a client was told.
-enum Told {
-    Came { place: Place, redelivered: bool },
-    Confirmed(u64, u64),
-    Committed,
-    Other,
+    /// Where the log ended when it waited for room: until it is durable up to there, what comes may
+    /// have been sent off then, and a restart need not know of that.
+    full_until: Lsn,
 }
 
 impl Life {
@@ -98,6 +84,7 @@ impl Life {
             consumer,
             committer,
             commits: VecDeque::new(),
+            full_until: Lsn(0),
         })
     }
 
@@ -184,10 +171,7 @@ impl Life {
                 8 if world.random.chance(0.3) => self.spill(world),
                 8 => drop(self.stepper.keep()),
                 9 => self.pack(world),
-                10 => {
-                    let merged = self.parts.merger.merge_next(&self.parts.shared);
-                    count(&world.sights.merged, usize::from(matches!(merged, Ok(true))));
-                }
+                10 => self.merge(world),
                 11 => self.bring(world, 1),
                 12 => {
                     world.now.fetch_add(world.random.below(5_000), Ordering::Relaxed);
@@ -198,6 +182,7 @@ impl Life {
                     self.consumer = Client::new(&self.broker);
                 }
                 13 if world.random.chance(0.1) => self.fill_disk(world),
+                14 if world.random.chance(0.2) => self.make_room(world),
                 _ => drop(self.stepper.commit()),
             }
             self.listen(&mut world.truth);
@@ -205,16 +190,21 @@ impl Life {
     }
 
     /// Writes once more, so that damage to what was written before can be told from a write that
-    /// was cut off.
+    /// was cut off. What is written last may say that others are not needed, and they go.
     pub(super) fn prove(&mut self, world: &mut World) {
         while self.stepper.commit() {}
         self.listen(&mut world.truth);
-        // Nobody hears what comes of this. Not everything is written.
         let end = self.parts.shared.progress.end();
+        // Nobody hears what comes of this. Not everything is written.
         while self.parts.shared.progress.end() == end {
-            self.publish(world);
+            match world.random.below(6) {
+                0 => self.pack(world),
+                1 | 2 => self.merge(world),
+                3 | 4 => self.make_room(world),
+                _ => self.publish(world),
+            }
         }
-        while self.stepper.commit() {}
+        while self.stepper.commit() || self.stepper.keep() {}
     }
 
     /// There is no room for a while.
@@ -243,6 +233,19 @@ impl Life {
     fn pack(&mut self, world: &mut World) {
         let packed = pack_next(&self.parts.shared, &self.parts.packs);
         count(&world.sights.packed, usize::from(matches!(packed, Ok(true))));
+    }
+
+    fn merge(&mut self, world: &mut World) {
+        let merged = self.parts.merger.merge_next(&self.parts.shared);
+        count(&world.sights.merged, usize::from(matches!(merged, Ok(true))));
+    }
+
+    /// The disk is low for a moment.
+    fn make_room(&mut self, world: &mut World) {
+        self.parts.shared.budget.set_disk(Level::Low);
+        let made = self.parts.shared.combiner.with(Core::make_room);
+        count(&world.sights.begun_early, usize::from(made));
+        self.parts.shared.budget.set_disk(Level::Enough);
     }
 
     /// Transient messages leave memory.
@@ -337,7 +340,11 @@ impl Life {
 
     /// Hears what all clients are told.
     fn listen(&mut self, truth: &mut Truth) {
-        let out_of_space = self.is_out_of_space();
+        let progress = &self.parts.shared.progress;
+        if self.is_out_of_space() {
+            self.full_until = progress.end();
+        }
+        let was_full = progress.durable() < self.full_until;
         for told in self.publisher.listen() {
             if let Told::Confirmed(first, last) = told {
                 let confirmed = &self.numbers[first as usize - 1..last as usize];
@@ -353,7 +360,7 @@ impl Life {
         for told in self.consumer.listen() {
             if let Told::Came { place, .. } = told
                 && place.0 < DURABLE
-                && !out_of_space
+                && !was_full
             {
                 truth.see(place);
             }
@@ -384,103 +391,4 @@ fn publish_one(world: &mut World, asked: u64, chunk: &mut Chunk) -> u64 {
     let message = Message { envelope: &envelope, properties: &[0, 0], body: &body, persistent };
     chunk.push(message).expect("it is small");
     id
-}
-
-/// A body that says whose it is, all over.
-fn body(id: u64, size: usize) -> Vec<u8> {
-    id.to_be_bytes().into_iter().cycle().take(size).collect()
-}
-
-fn name(queue: usize) -> ShortString {
-    ShortString::from_static(QUEUES[queue])
-}
-
-impl Client {
-    fn new(broker: &Broker) -> Client {
-        let session = broker.connect(b"/").expect("a virtual host");
-        let client = Client {
-            session,
-            gets: VecDeque::new(),
-            asked: VecDeque::new(),
-            consumers: Vec::new(),
-            held: Vec::new(),
-        };
-        client.send(Operation::Open);
-        client
-    }
-
-    fn send(&self, operation: Operation) {
-        self.submit(vec![operation], Chunk::default());
-    }
-
-    fn submit(&self, operations: Vec<Operation>, chunk: Chunk) {
-        let commands = operations.into_iter();
-        let command = |operation| Command { holder: 1, token: Token(0), operation };
-        self.session.submit(commands.map(command).collect(), chunk);
-    }
-
-    fn consume(&mut self, queue: usize) {
-        self.asked.push_back(queue);
-        self.send(Operation::Consume(Box::new(Consume {
-            queue: name(queue),
-            tag: ShortString::default(),
-            no_ack: false,
-            exclusive: false,
-            arguments: FieldTable::default(),
-            reply: true,
-        })));
-    }
-
-    /// Takes what it is told.
-    fn listen(&mut self) -> Vec<Told> {
-        let (mut outbounds, mut told) = (Vec::new(), Vec::new());
-        while self
-            .session
-            .poll_outbound(&mut Context::from_waker(Waker::noop()), &mut outbounds)
-            .is_ready()
-        {
-            for outbound in std::mem::take(&mut outbounds) {
-                told.extend(outbound.items.iter().map(|item| self.hear(&outbound, item)));
-                self.send(Operation::Taken { bytes: outbound.bytes });
-            }
-        }
-        told
-    }
-
-    fn hear(&mut self, outbound: &Outbound, item: &Item) -> Told {
-        let (queue, chunk, message, lease, redelivered) = match item {
-            Item::Deliver { consumer, chunk, message, lease, redelivered, .. } => {
-                let own = self.consumers.iter().find(|(id, _)| id == consumer);
-                (own.expect("told of").1, *chunk, *message, *lease, *redelivered)
-            }
-            Item::Got { chunk, message, lease, redelivered, .. } => {
-                let queue = self.gets.pop_front().expect("asked for");
-                (queue, *chunk, *message, *lease, *redelivered)
-            }
-            Item::Confirmed { confirmed, .. } => {
-                return Told::Confirmed(confirmed.first, confirmed.last);
-            }
-            Item::Reply { reply, .. } => return self.hear_reply(reply),
-            other => panic!("{other:?}"),
-        };
-        let found = outbound.chunks[chunk as usize].get(message).body;
-        let id = u64::from_be_bytes(found[..8].try_into().expect("eight bytes"));
-        assert_eq!(found, body(id, found.len()), "a body of its own");
-        self.held.push((lease, (queue, id)));
-        Told::Came { place: (queue, id), redelivered }
-    }
-
-    fn hear_reply(&mut self, reply: &Reply) -> Told {
-        match reply {
-            Reply::Consuming { consumer, .. } => {
-                let queue = self.asked.pop_front().expect("asked for");
-                self.consumers.push((*consumer, queue));
-            }
-            Reply::GotNothing => drop(self.gets.pop_front().expect("asked for")),
-            Reply::Committed => return Told::Committed,
-            Reply::Refused { refusal, .. } => panic!("{refusal}"),
-            _ => {}
-        }
-        Told::Other
-    }
 }

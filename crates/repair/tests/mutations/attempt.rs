@@ -26,7 +26,8 @@ impl Numbers {
 
 /// Directories to damage.
 pub(crate) fn sound() -> Vec<Sound> {
-    let ends = [End::Closed, End::Killed, End::Torn, End::Killed, End::Torn, End::Closed];
+    let ends = [End::Closed, End::Killed, End::Torn, End::Begun, End::Merged];
+    let ends = ends.into_iter().chain(ends);
     let make = |(seed, end)| {
         let mut numbers = Numbers(seed);
         Sound::make(&mut |bound| numbers.below(bound), end)
@@ -101,6 +102,7 @@ fn refused(verdict: &Verdict, home: &Path, error: &OpenError) -> Result<(), Stri
         OpenError::Damaged { file, .. }
         | OpenError::UnknownVersion { file, .. }
         | OpenError::Foreign { file, .. }
+        | OpenError::Lost { wal: file, .. }
             if file.starts_with(home) =>
         {
             Ok(())

@@ -5,6 +5,7 @@
 //! with `LEVERET_MUTATION_SEED`; with both, that is where they begin.
 
 mod attempt;
+mod last;
 mod making;
 mod mutation;
 mod opening;
@@ -52,7 +53,19 @@ fn sound_directories_are_what_the_judge_thinks_they_are() {
         segments += making::segments(&sound.files).len();
     }
     // Or there is little to damage.
-    assert!(packs >= 12 && waiting >= 600 && segments >= 18, "{packs} {waiting} {segments}");
+    assert!(packs >= 20 && waiting >= 1000 && segments >= 20, "{packs} {waiting} {segments}");
+}
+
+#[test]
+fn a_last_frame_that_older_messages_hang_on_is_missed() {
+    let all = sound();
+    let such: Vec<_> = all.iter().filter(|sound| last::is_such(sound)).collect();
+    assert_eq!(such.len(), 4);
+    for sound in such {
+        for seed in 0..20 {
+            last::damaged(sound, seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use leveret_broker::engine::{
 use leveret_model::{
     Chunk, FieldTable, Lsn, Message, PackId, QueueId, SessionId, ShortString, Time,
 };
-use leveret_storage::{Log, LogOptions, ReplayError};
+use leveret_storage::{Contents, Log, LogOptions, ReplayError};
 use tempfile::TempDir;
 
 /// A random number below a bound.
@@ -43,6 +43,10 @@ pub(crate) enum End {
     Killed,
     /// With a kill in the middle of a write.
     Torn,
+    /// With a kill right after the first frame of a segment. All older ones are gone.
+    Begun,
+    /// With a kill right after packs were merged. Those are gone.
+    Merged,
 }
 
 /// A sound data directory.
@@ -54,6 +58,8 @@ pub(crate) struct Sound {
     pub(crate) published: BTreeMap<QueueId, Vec<(u64, Lsn)>>,
     /// The packs that hold messages, and where the log first names each.
     pub(crate) packs: BTreeMap<PackId, Lsn>,
+    /// The one that was made of others by the last frame.
+    pub(crate) merged: Option<PackId>,
     /// Whether the last frame is the one that closes the log.
     pub(crate) closed: bool,
 }
@@ -83,8 +89,17 @@ impl Sound {
                 maker = maker.reopen(home.path());
             }
         }
-        // Makes sure that the last frame frees nothing.
-        maker.publish(0, 3);
+        let mut merged = None;
+        match end {
+            End::Begun => maker.begin_anew(),
+            End::Merged => {
+                maker.begin_anew();
+                maker.publish(0, 3);
+                merged = Some(maker.merge());
+            }
+            // Makes sure that the last frame frees nothing.
+            End::Closed | End::Killed | End::Torn => maker.publish(0, 3),
+        }
         let uses: Vec<_> = maker.engine.pack_uses().collect();
         let named = maker.named;
         let (mut history, published) = (maker.history, maker.published);
@@ -95,7 +110,7 @@ impl Sound {
         let oldest = segments(&files)[0].1;
         let needed = uses.into_iter().filter(|it| it.end <= oldest);
         let packs = needed.map(|it| (it.pack, named[&it.pack])).collect();
-        Sound { files, history, published, packs, closed }
+        Sound { files, history, published, packs, merged, closed }
     }
 
     /// What waits.
@@ -141,7 +156,9 @@ fn tidy(files: &mut Files, history: &mut Vec<(Lsn, Waiting)>, end: End) -> bool 
     let last = history.last().expect("a beginning").0;
     let before = history[history.len() - 2].0;
     let (newest, first) = firsts.last().cloned().expect("segments");
-    let stale = files[&firsts[0].0].clone();
+    // Of another segment, or of a former one.
+    let others = files.iter().filter(|(name, _)| **name != newest && !name.ends_with(".idx"));
+    let stale = others.map(|(_, bytes)| bytes.clone()).next_back().expect("another file");
     let at = |address: Lsn| 4096 + (address.0 - first.0) as usize;
     let bytes = files.get_mut(&newest).expect("the newest segment");
     // A segment that is full needs none: the next would be another's.
@@ -149,7 +166,7 @@ fn tidy(files: &mut Files, history: &mut Vec<(Lsn, Waiting)>, end: End) -> bool 
     match end {
         // The frame that closes the log has a header and nothing else.
         End::Closed if closed => bytes.truncate(at(last) + 40),
-        End::Closed | End::Killed => bytes.truncate(at(last)),
+        End::Closed | End::Killed | End::Begun | End::Merged => bytes.truncate(at(last)),
         End::Torn => {
             bytes.truncate(at(before) + (at(last) - at(before)) / 2);
             history.pop();
@@ -187,6 +204,8 @@ struct Maker {
     published: BTreeMap<QueueId, Vec<(u64, Lsn)>>,
     named: BTreeMap<PackId, Lsn>,
     next: u64,
+    /// Where the newest segment begins.
+    newest: Lsn,
 }
 
 impl Maker {
@@ -203,18 +222,30 @@ impl Maker {
             published: BTreeMap::new(),
             named: BTreeMap::new(),
             next: 0,
+            newest: Lsn(0),
         };
         maker.begin(small);
         maker
     }
 
     fn reopen(self, home: &Path) -> Maker {
-        let Maker { log, history, waiting, published, named, next, .. } = self;
+        let Maker { log, history, waiting, published, named, next, newest, .. } = self;
         log.close();
         let (engine, log) = open(home);
         let (effects, loads, told) = (Effects::default(), Vec::new(), Vec::new());
-        let mut maker =
-            Maker { engine, log, effects, loads, told, history, waiting, published, named, next };
+        let mut maker = Maker {
+            engine,
+            log,
+            effects,
+            loads,
+            told,
+            history,
+            waiting,
+            published,
+            named,
+            next,
+            newest,
+        };
         maker.remember();
         maker.begin(false);
         maker
@@ -239,21 +270,51 @@ impl Maker {
             }))]);
         }
         for name in &QUEUES[..2] {
-            self.ask(vec![Operation::Bind(Box::new(Binding {
-                destination: Destination::Queue(ShortString::from_static(name)),
-                source: ShortString::from_static("amq.fanout"),
-                routing_key: ShortString::default(),
-                arguments: FieldTable::new(),
-                reply: false,
-            }))]);
+            self.ask(vec![Operation::Bind(binding(name, "amq.fanout"))]);
         }
+    }
+
+    /// Writes what nobody needs, until a segment has begun.
+    fn fill(&mut self) {
+        let before = self.newest;
+        while self.newest == before {
+            let binding = || binding(QUEUES[2], "amq.direct");
+            self.ask(vec![Operation::Bind(binding()), Operation::Unbind(binding())]);
+        }
+    }
+
+    /// Leaves nothing in the log but the first frame of a segment.
+    fn begin_anew(&mut self) {
+        self.fill();
+        let mut in_place = false;
+        while self.pack(in_place, 1) {
+            in_place = !in_place;
+        }
+        self.fill();
+        let began = Instant::now();
+        while self.log.oldest() < self.newest {
+            assert!(began.elapsed() < PATIENCE, "they go in time");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Makes one pack of all that there are.
+    fn merge(&mut self) -> PackId {
+        let mut ids: Vec<_> = self.engine.packs().collect();
+        ids.sort_unstable();
+        assert!(ids.len() > 1, "something to merge");
+        let live = self.engine.survey_packs(&ids);
+        let merged = self.log.packs().merge(&live).expect("a pack");
+        self.named.insert(merged, self.log.durable());
+        self.turn(|engine, _, effects| assert!(engine.merge(merged, &ids, effects)));
+        merged
     }
 
     fn act(&mut self, draw: &mut Draw<'_>) {
         match draw(10) {
             0..6 => self.publish(draw(4), 1 + draw(8) as u64),
             6..9 => self.consume(draw(3), 1 + draw(12), draw(4)),
-            _ => self.pack(draw(2) == 0),
+            _ => drop(self.pack(draw(2) == 0, 2)),
         }
     }
 
@@ -312,10 +373,10 @@ impl Maker {
         self.ask(settled);
     }
 
-    /// Makes a pack of the oldest segment, in place or by copying.
-    fn pack(&mut self, in_place: bool) {
+    /// Makes a pack of the oldest segment, in place or by copying, if there are so many.
+    fn pack(&mut self, in_place: bool, least: usize) -> bool {
         let sealed = self.log.sealed();
-        let [oldest, _, ..] = sealed[..] else { return };
+        let Some(&oldest) = sealed.first().filter(|_| sealed.len() >= least) else { return false };
         self.log.pin(&[oldest.first]);
         let part = oldest.first..oldest.end;
         let survey = self.engine.survey(&part);
@@ -331,8 +392,14 @@ impl Maker {
             adopted = engine.adopt(id.unwrap_or_default(), &part, effects);
         });
         assert_eq!(adopted, id.is_some());
-        self.log.retire(oldest, id.filter(|_| in_place));
+        let contents = match id {
+            None => Contents::Gone,
+            Some(id) if in_place => Contents::Adopted(id),
+            Some(_) => Contents::Copied,
+        };
+        self.log.retire(oldest, contents);
         self.log.release(&[oldest.first]);
+        true
     }
 
     fn ask(&mut self, operations: Vec<Operation>) {
@@ -367,6 +434,7 @@ impl Maker {
             let mut snapshot = Vec::new();
             let records = self.engine.snapshot(&mut snapshot);
             slot.append(&snapshot, records, 0);
+            self.newest = self.log.durable();
         }
         let effects = &mut self.effects;
         work(&mut self.engine, slot.position(), effects);
@@ -394,6 +462,16 @@ impl Maker {
             self.history.push((end, self.waiting.clone()));
         }
     }
+}
+
+fn binding(queue: &'static str, source: &'static str) -> Box<Binding> {
+    Box::new(Binding {
+        destination: Destination::Queue(ShortString::from_static(queue)),
+        source: ShortString::from_static(source),
+        routing_key: ShortString::default(),
+        arguments: FieldTable::new(),
+        reply: false,
+    })
 }
 
 /// As a broker opens its directory.

@@ -48,9 +48,15 @@ pub(crate) fn open(directory: &Path, memory_target: usize) -> Result<Broker, Ope
 pub(crate) fn drain(broker: &Broker, way: Way) -> Result<Found, String> {
     let mut found = Found::new();
     for (id, name) in (1..).zip(QUEUES) {
-        let Some(before) = ready(broker, name) else { continue };
+        // What `leveret repair` calls a queue whose definition is lost.
+        let recovered = format!("leveret.recovered.{id}");
+        let names = [name, &recovered].into_iter();
+        let Some((name, before)) = names.filter_map(|it| Some((it, ready(broker, it)?))).next()
+        else {
+            continue;
+        };
         let mut client = Client::new(broker);
-        let name = ShortString::from_static(name);
+        let name = ShortString::try_from(name).expect("short");
         match way {
             Way::Get => {
                 let get = || Operation::Get { queue: name.clone(), no_ack: true };

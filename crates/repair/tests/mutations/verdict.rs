@@ -53,6 +53,11 @@ pub(crate) fn judge(sound: &Sound, damaged: &Files) -> Verdict {
     };
     verdict.log(sound, damaged);
     for (pack, named) in &sound.packs {
+        if *named >= verdict.end && sound.merged == Some(*pack) {
+            // The log names those it was made of, and they are gone.
+            verdict.needs(Refusal::Must);
+            continue;
+        }
         // Its segment left the log only when a later one proved what names the pack.
         assert!(verdict.refusal == Refusal::Must || *named < verdict.end, "{pack:?} is forgotten");
         verdict.pack(sound, damaged, *pack);
@@ -79,10 +84,11 @@ impl Verdict {
         let there: Vec<_> =
             (0..all.len()).filter(|index| damaged.contains_key(&all[*index].0)).collect();
         let (Some(&oldest), Some(&newest)) = (there.first(), there.last()) else {
-            // Nobody can tell this from a directory that is new.
             self.ends(sound, Lsn(0));
             self.begins(sound, Lsn(u64::MAX));
-            return;
+            // Without packs nobody can tell this from a directory that is new.
+            let packs = damaged.keys().any(|name| name.starts_with("pack/"));
+            return self.needs(if packs { Refusal::Must } else { Refusal::May });
         };
         if newest - oldest + 1 != there.len() {
             self.needs(Refusal::Must);
@@ -110,12 +116,21 @@ impl Verdict {
                 }
                 continue;
             }
-            self.tail(sound, *first, end, |range| same(before, after, bytes(range)));
+            let last = index > oldest || first.0 == 0;
+            self.tail(sound, *first, end, last, |range| same(before, after, bytes(range)));
         }
     }
 
-    /// The newest segment: a frame is proven by each that comes behind it.
-    fn tail(&mut self, sound: &Sound, first: Lsn, end: u64, same: impl Fn(Range<u64>) -> bool) {
+    /// The newest segment: a frame is proven by each that comes behind it, and the first one by the
+    /// absence of older segments, unless it may be the `last` thing that was written after them.
+    fn tail(
+        &mut self,
+        sound: &Sound,
+        first: Lsn,
+        end: u64,
+        last: bool,
+        same: impl Fn(Range<u64>) -> bool,
+    ) {
         let ends = sound.history.iter().map(|(end, _)| end.0);
         let mut ends: Vec<_> = ends.filter(|at| (first.0 + 1..=end).contains(at)).collect();
         // The frame that closes the log, if there is one: it is a frame like others.
@@ -126,7 +141,7 @@ impl Verdict {
         let frames = &frames[..frames.len() - usize::from(!closed)];
         let sound_frame = |(start, end): &(u64, u64)| same(*start..*end);
         let Some(broken) = frames.iter().position(|frame| !sound_frame(frame)) else { return };
-        if frames[broken..].iter().any(sound_frame) {
+        if frames[broken..].iter().any(sound_frame) || broken == 0 && !last {
             self.needs(Refusal::Must);
         } else {
             self.ends(sound, Lsn(frames[broken].0));

@@ -46,7 +46,7 @@ fn sealed_segments_are_listed_until_they_are_retired() {
     let second = seal_ten(&log, 10);
     assert_eq!(log.sealed(), [first, second]);
     assert_eq!(first.end, second.first);
-    log.retire(first, None);
+    log.retire(first, Contents::Copied);
     assert_eq!(log.sealed(), [second]);
     commit(&log, b"it is not needed any more");
     std::thread::sleep(Duration::from_millis(20));
@@ -63,7 +63,7 @@ fn sealed_segments_are_listed_until_they_are_retired() {
     let packs = log.packs();
     assert!(packs.adopt(found[2], &wanted([])).is_ok());
     for segment in found {
-        log.retire(segment, None);
+        log.retire(segment, Contents::Copied);
     }
     std::thread::sleep(Duration::from_millis(20));
     assert!(path_of(&directory, second).exists());
@@ -78,7 +78,7 @@ fn a_retired_segment_becomes_a_pack() {
     let packs = log.packs();
     let id = packs.adopt(segment, &wanted([(1, &SOME)])).unwrap();
     assert_eq!(load_some(&packs, id), SOME, "from the segment");
-    log.retire(segment, Some(id));
+    log.retire(segment, Contents::Adopted(id));
     let end = commit(&log, SNAPSHOT);
     seal_ten(&log, 10);
     // It has pins still; they count no more, here or later.
@@ -106,7 +106,7 @@ fn a_rewritten_segment_is_recycled() {
     let (directory, log, segment) = sealed_log();
     let packs = log.packs();
     let id = packs.rewrite(segment, &wanted([(1, &SOME)])).unwrap();
-    log.retire(segment, None);
+    log.retire(segment, Contents::Copied);
     seal_ten(&log, 10);
     eventually("recycled", || !path_of(&directory, segment).exists());
     assert_eq!(load_some(&packs, id), SOME);
@@ -128,7 +128,8 @@ fn a_crash_loses_nothing_and_leaves_nothing() {
             (packs, id.unwrap())
         };
         let (packs, id) = pack(&log);
-        let retire = |log: &Log| log.retire(segment, adopted.then_some(id));
+        let contents = if adopted { Contents::Adopted(id) } else { Contents::Copied };
+        let retire = |log: &Log| log.retire(segment, contents);
         let mut images = vec![image(directory.path())];
         commit(&log, b"the records that name the pack");
         images.push(image(directory.path()));
@@ -172,11 +173,11 @@ fn segments_go_in_order() {
     let second = seal_ten(&log, 10);
     let packs = log.packs();
     let id = packs.adopt(second, &wanted([(1, &[10])])).unwrap();
-    log.retire(second, Some(id));
+    log.retire(second, Contents::Adopted(id));
     commit(&log, b"more");
     std::thread::sleep(Duration::from_millis(20));
     assert!(path_of(&directory, first).exists() && path_of(&directory, second).exists());
-    log.retire(first, None);
+    log.retire(first, Contents::Copied);
     seal_ten(&log, 20);
     eventually("both gone", || !path_of(&directory, second).exists());
     assert!(!path_of(&directory, first).exists() && packs.data_path(id).exists());
@@ -192,7 +193,7 @@ fn nothing_goes_before_what_is_appended_is_durable() {
     let mut slot = log.reserve();
     slot.append(b"it says that the old pack is empty", 1, 0);
     log.remove_packs(vec![old]);
-    log.retire(segment, Some(id));
+    log.retire(segment, Contents::Adopted(id));
     std::thread::sleep(Duration::from_millis(20));
     assert!(path_of(&directory, segment).exists());
     assert_eq!(load_some(&packs, old), SOME);
@@ -211,9 +212,9 @@ fn a_segment_whose_pack_is_gone_is_recycled() {
     let (directory, log, first) = sealed_log();
     let second = seal_ten(&log, 10);
     let id = log.packs().adopt(second, &wanted([(1, &[10])])).unwrap();
-    log.retire(second, Some(id));
+    log.retire(second, Contents::Adopted(id));
     log.remove_packs(vec![id]);
-    log.retire(first, None);
+    log.retire(first, Contents::Copied);
     seal_ten(&log, 20);
     // Nothing is left behind for a restart to find.
     eventually("both gone", || segments(directory.path()).len() == 2);
@@ -226,10 +227,42 @@ fn the_last_word_is_kept_when_the_log_closes() {
     let (directory, log, segment) = sealed_log();
     let packs = log.packs();
     let id = packs.adopt(segment, &wanted([(1, &SOME)])).unwrap();
-    log.retire(segment, Some(id));
+    log.retire(segment, Contents::Adopted(id));
     seal_ten(&log, 10);
     append(&log, b"not durable yet, perhaps", 1);
     log.close();
     assert!(packs.data_path(id).exists());
     assert!(!path_of(&directory, segment).exists());
+}
+
+#[test]
+fn packs_without_a_log_are_no_new_directory() {
+    let (directory, log, segment) = sealed_log();
+    let id = log.packs().rewrite(segment, &wanted([(1, &SOME)])).unwrap();
+    let packs = files_in(directory.path(), "pack", "");
+    log.close();
+    let wal = directory.path().join("wal");
+    fs::remove_dir_all(&wal).unwrap();
+    // The first try makes the folder anew.
+    for _ in 0..2 {
+        let error = try_open(directory.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Lost { .. }));
+        let text = error.to_string();
+        assert!(text.contains(wal.to_str().unwrap()) && text.contains("leveret repair"), "{text}");
+        assert!(text.contains(directory.path().join("pack").to_str().unwrap()), "{text}");
+        assert_eq!(files_in(directory.path(), "pack", ""), packs);
+    }
+    // What was never finished is nobody's, and so is what others have put there.
+    let folder = directory.path().join("pack");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let spilled = format!("{:020}", 1_u64 << 63);
+    for name in [format!("{:020}.pack.tmp", id.0), spilled.clone() + ".idx.tmp", "notes".into()] {
+        fs::write(folder.join(name), b"junk").unwrap();
+    }
+    fs::write(folder.join(spilled + ".pack.tmp"), b"junk").unwrap();
+    let (log, frames) = open(directory.path());
+    assert!(frames.is_empty());
+    log.close();
+    assert_eq!(packed(directory.path()), 1);
 }

@@ -166,3 +166,38 @@ fn a_stepped_log_waits_for_room_when_it_closes() {
     stepper.close();
     assert!(log.durable() < end && disk.now() > Duration::ZERO);
 }
+
+#[test]
+fn a_segment_begins_early_where_that_gives_room_back() {
+    let disk = SimulatedDisk::new(1);
+    let (shared, path) = (Arc::new(disk.clone()), Path::new("/data"));
+    let opened =
+        Log::open_stepped(shared, path, options(), &mut |_, _| Ok(()), Box::new(|_| {})).unwrap();
+    let (log, mut stepper) = opened;
+    let segments =
+        || disk.files().iter().filter(|(path, _)| path.to_string_lossy().ends_with(".wal")).count();
+    for _ in 0..2 {
+        append(&log, &[1; SEGMENT_BYTES as usize], 1);
+        assert!(stepper.commit());
+    }
+    append(&log, b"in the third", 1);
+    assert!(stepper.commit() && !log.begin_early());
+    for (waiting, segment) in log.sealed().into_iter().enumerate() {
+        append(&log, b"a pack has all of it", 0);
+        log.retire(segment, Contents::Copied);
+        assert!(!log.begin_early(), "{waiting} and one that is not durable wait");
+        assert!(stepper.commit());
+        assert!(!log.begin_early(), "it takes as much as it gives, or there is no file for it");
+    }
+    while stepper.keep() {}
+    assert_eq!(segments(), 3);
+    append(&log, b"open", 1);
+    assert!(!log.begin_early(), "a frame is open");
+    assert!(stepper.commit() && log.begin_early());
+    assert!(log.begin_early(), "nothing was appended");
+    append(&log, b"in the fourth", 1);
+    assert!(!log.begin_early() && stepper.commit() && !log.begin_early());
+    while stepper.keep() {}
+    assert_eq!(segments(), 2);
+    stepper.close();
+}

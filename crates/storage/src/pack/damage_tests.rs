@@ -22,7 +22,7 @@ fn packed() -> (TempDir, [PackId; 2]) {
     let messages = ALL.map(|position| message(&[(1, position), (2, position << 33)], BODY));
     let (segment, packs) = (seal(&log, &messages.collect::<Vec<_>>()), log.packs());
     let ids = [packs.adopt(segment, &all()), packs.rewrite(segment, &all())].map(Result::unwrap);
-    log.retire(segment, Some(ids[0]));
+    log.retire(segment, crate::Contents::Adopted(ids[0]));
     seal(&log, &[]);
     eventually("moved", || packs.data_path(ids[0]).exists());
     log.close();

@@ -191,6 +191,35 @@ fn recovery_may_be_killed_and_repeated() {
     }
 }
 
+/// A log whose only segment has only its first frame: all older segments are gone.
+fn begun_anew() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path());
+    wait(&log, append(&log, &[1; SEGMENT_BYTES as usize], 0).1);
+    wait(&log, append(&log, b"in the next segment", 0).1);
+    eventually("gone", || segments(directory.path()).len() == 1);
+    assert!(!segments(directory.path())[0].ends_with(format!("{:020}.wal", 0)));
+    image(directory.path())
+}
+
+#[test]
+fn the_first_frame_of_the_oldest_segment_was_durable_once() {
+    let whole = begun_anew();
+    assert_eq!(read(&whole).0.len(), 1);
+    let first = segment::HEADER_BYTES;
+    for at in first..first + frame::HEADER_BYTES + SNAPSHOT.len() {
+        let flipped = copy(&whole);
+        edit(&segment(&flipped), |bytes| bytes[at] ^= 1);
+        assert!(damage(&flipped).contains("at byte 4096"));
+        edit(&segment(&flipped), |bytes| bytes.truncate(at));
+        assert!(damage(&flipped).contains("at byte 4096"));
+    }
+    // Of a log that was never finished beginning nothing was promised.
+    let (new, [first, ..]) = killed();
+    edit(&segment(&new), |bytes| bytes[frame_at(first) + 3..].fill(0));
+    assert_eq!(read(&new), (vec![], Lsn(0)));
+}
+
 #[test]
 fn each_opening_has_an_epoch_of_its_own() {
     let directory = tempfile::tempdir().unwrap();

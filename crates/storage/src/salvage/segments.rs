@@ -31,6 +31,8 @@ pub struct Segment {
     pub broken: Option<&'static str>,
     pub(super) uuid: Uuid,
     seed: u32,
+    /// Its first frame was durable once: there were older ones, and they are gone.
+    successor: bool,
 }
 
 /// A sound frame.
@@ -82,7 +84,12 @@ pub enum Tail {
 pub fn segments(directory: &Path) -> Result<Vec<Segment>, OpenError> {
     let wal = directory.join("wal");
     let mut found = Vec::new();
-    for entry in fs::read_dir(&wal).map_err(OpenError::io("list", &wal))? {
+    let entries = match fs::read_dir(&wal) {
+        // Then nothing is left of the log, but there may be packs.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries.map_err(OpenError::io("list", &wal))?,
+    };
+    for entry in entries {
         let path = entry.map_err(OpenError::io("list", &wal))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if segment::parse_name(name).is_none() {
@@ -96,6 +103,9 @@ pub fn segments(directory: &Path) -> Result<Vec<Segment>, OpenError> {
         }
     }
     found.sort_by_key(|segment| segment.first);
+    if let Some(oldest) = found.first_mut() {
+        oldest.successor = oldest.first > Lsn(0);
+    }
     Ok(found)
 }
 
@@ -121,6 +131,7 @@ pub fn segment(path: &Path) -> Result<Segment, OpenError> {
         broken: None,
         uuid: Uuid::default(),
         seed: 0,
+        successor: false,
     };
     let problem = match segment::Header::decode(&bytes) {
         Ok(header) if named.is_none_or(|named| named == header.first) => {
@@ -256,7 +267,7 @@ fn gap(
             );
             Ok(Some((damage(scan.offset(next).min(bytes).max(start), what), None)))
         }
-        None if segment.broken.is_some() && at == segment.first => {
+        None if at == segment.first && (segment.broken.is_some() || segment.successor) => {
             Ok(Some((damage(bytes.max(start), "no sound frame".to_owned()), None)))
         }
         None => Ok(None),

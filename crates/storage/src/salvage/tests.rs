@@ -54,6 +54,20 @@ fn what_is_sound_is_read_whole() {
 }
 
 #[test]
+fn the_first_frame_of_all_is_damaged_rather_than_torn() {
+    let (directory, _) = full();
+    let all = paths(directory.path());
+    let (last, older) = all.split_last().unwrap();
+    edit(last, |bytes| bytes[4096..].fill(0));
+    // With its predecessors it may never have been written.
+    assert_eq!(survey(directory.path()).1, []);
+    older.iter().for_each(|path| fs::remove_file(path).unwrap());
+    let (found, damaged, _) = survey(directory.path());
+    assert_eq!((found, damaged.len()), (vec![], 1));
+    assert!(damaged[0].file == *last && damaged[0].start == 4096, "{damaged:?}");
+}
+
+#[test]
 fn a_damaged_frame_costs_its_own_messages_only() {
     let (directory, all) = full();
     let path = paths(directory.path()).remove(1);
@@ -168,7 +182,7 @@ fn packed() -> (TempDir, [PackId; 2]) {
     let packs = log.packs();
     let ids = [packs.adopt(segment, &wanted), packs.rewrite(segment, &wanted)];
     let ids = ids.map(Result::unwrap);
-    log.retire(segment, Some(ids[0]));
+    log.retire(segment, crate::Contents::Adopted(ids[0]));
     seal(&log, &[]);
     wait(&log, append(&log, &message(&[(1, 100)], 10), 1).1);
     log.close();
@@ -198,8 +212,9 @@ fn take_over(directory: &Path, id: PackId) -> (Vec<u64>, Vec<u64>) {
     let (sound, lost) = readable(&pack, 1);
     assert_eq!(readable(&pack, 2), (sound.clone(), lost.clone()));
     let new = tempfile::tempdir().unwrap();
+    // Packs without a log would be refused.
+    let (log, _) = open(new.path());
     if pack.take_over(new.path()).unwrap() {
-        let (log, _) = open(new.path());
         log.packs().settle(&[id]).unwrap();
         for &position in &sound {
             let loaded = log.packs().load(id, QueueId(1), &[(Position(position), 1)], 1).unwrap();

@@ -1,5 +1,6 @@
 //! What a file holds, in the kernel's memory and on the disk.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random::Random;
@@ -18,6 +19,8 @@ pub(super) struct Content {
     durable: Vec<u8>,
     /// What was done since the last sync.
     pending: Vec<Pending>,
+    /// Where on the disk it was written to last.
+    last: Range<usize>,
     /// A sync failed, and what it should have written is still read.
     forgotten: bool,
 }
@@ -65,7 +68,10 @@ impl Content {
     pub(super) fn sync(&mut self) {
         for pending in self.pending.drain(..) {
             match pending {
-                Pending::Write { at, bytes } => write(&mut self.durable, &bytes, at),
+                Pending::Write { at, bytes } => {
+                    write(&mut self.durable, &bytes, at);
+                    self.last = at..at + bytes.len();
+                }
                 Pending::Len(len) => self.durable.resize(len, 0),
             }
         }
@@ -89,9 +95,11 @@ impl Content {
         }
     }
 
-    /// Flips a bit on the disk, and returns where.
-    pub(super) fn flip_bit(&mut self, random: &mut Random) -> u64 {
-        let at = random.below(self.durable.len() as u64) as usize;
+    /// Flips a bit on the disk, anywhere or in what was written last, and returns where.
+    pub(super) fn flip_bit(&mut self, random: &mut Random, last: bool) -> u64 {
+        let all = 0..self.durable.len();
+        let place = if last && !self.last.is_empty() { self.last.clone() } else { all };
+        let at = place.start + random.below(place.len() as u64) as usize;
         let bit = 1 << random.below(8);
         for bytes in [&mut self.durable, &mut self.cached] {
             if let Some(byte) = bytes.get_mut(at) {

@@ -13,7 +13,7 @@ use leveret_model::{Lsn, PackId, Position, PositionSet, QueueId};
 use super::random::Random;
 use super::{Faults, SimulatedDisk, SimulatedStop};
 use crate::testing::{Frames, SNAPSHOT, message, options};
-use crate::{Log, OpenError, Packs, Stepper};
+use crate::{Contents, Log, OpenError, Packs, Stepper};
 
 const SEEDS: u64 = 500;
 const LIVES: u64 = 6;
@@ -47,6 +47,8 @@ struct World {
     packs: BTreeMap<PackId, Pack>,
     /// Up to where the log has said that all is durable.
     told: Arc<AtomicU64>,
+    /// The same but for what was written last.
+    proven: Arc<AtomicU64>,
     next: u64,
     /// Whether errors are to be expected.
     failing: bool,
@@ -68,6 +70,7 @@ impl World {
             items: BTreeMap::new(),
             packs: BTreeMap::new(),
             told: Arc::default(),
+            proven: Arc::default(),
             next: 0,
             failing: false,
         }
@@ -130,8 +133,10 @@ impl World {
             frames.push((lsn, records.to_vec()));
             Ok(())
         };
-        let told = Arc::clone(&self.told);
-        let on_durable = Box::new(move |Lsn(durable)| told.store(durable, Ordering::Relaxed));
+        let (told, proven) = (Arc::clone(&self.told), Arc::clone(&self.proven));
+        let on_durable = Box::new(move |Lsn(durable)| {
+            proven.store(told.swap(durable, Ordering::Relaxed), Ordering::Relaxed);
+        });
         let disk = Arc::new(self.disk.clone());
         let opened =
             Log::open_stepped(disk, Path::new("/data"), options(), &mut replay, on_durable);
@@ -157,13 +162,14 @@ impl World {
     }
 
     fn step(&mut self, log: &Log, stepper: &mut Stepper) {
-        match self.random.below(20) {
+        match self.random.below(21) {
             0..9 => drop(self.append(log, true)),
             9..14 => drop(stepper.commit()),
             14..16 => drop(stepper.keep()),
             16 => self.release(log),
             17 => self.pack(log),
             18 => self.remove_pack(log),
+            19 if log.begin_early() => drop(self.append(log, false)),
             _ => {
                 let full = self.random.chance(0.3);
                 self.fill(full);
@@ -227,7 +233,7 @@ impl World {
         let messages: Vec<_> = self.live_messages().filter(|(lsn, _)| part.contains(lsn)).collect();
         if messages.is_empty() {
             self.append(log, false);
-            return log.retire(segment, None);
+            return log.retire(segment, Contents::Gone);
         }
         log.pin(&[segment.first]);
         let sets = PositionSet::of_sorted(messages.iter().map(|(_, at)| Position(*at)));
@@ -245,7 +251,7 @@ impl World {
             }
         };
         let counts_from = self.append(log, false);
-        log.retire(segment, Some(id).filter(|_| in_place));
+        log.retire(segment, if in_place { Contents::Adopted(id) } else { Contents::Copied });
         for (lsn, _) in &messages {
             self.items.get_mut(lsn).unwrap().released = Some(counts_from);
         }
@@ -291,7 +297,12 @@ impl World {
         self.packs = packs;
         let live: Vec<_> = self.live_messages().map(|(lsn, _)| lsn).collect();
         log.pin(&live);
+        if end > told {
+            // The process ended before that was told.
+            self.proven.store(told.0, Ordering::Relaxed);
+        }
         self.told.store(end.0, Ordering::Relaxed);
+        assert!(self.packs.is_empty() || !frames.is_empty(), "nothing is left that names packs");
         self.check_packs(&log.packs())
     }
 
@@ -332,12 +343,34 @@ impl World {
         Ok(())
     }
 
-    /// A bit that flips is found, or it is where nothing was confirmed: nothing wrong is read.
+    /// A bit that flips is found, or it is in what was written last, which passes for a write that
+    /// was cut off: nothing wrong is read, and of what was written before nothing is missing.
     fn flip(&mut self) {
-        if self.disk.flip_bit(".wal").is_some()
-            && let Ok((_, _, frames)) = self.open()
-        {
-            self.read(&frames);
+        let flipped = match self.random.chance(0.5) {
+            true => self.disk.flip_last_bit(".wal"),
+            false => self.disk.flip_bit(".wal"),
+        };
+        if flipped.is_none() {
+            return;
+        }
+        self.failing = false;
+        let proven = Lsn(self.proven.load(Ordering::Relaxed));
+        self.told.store(proven.0, Ordering::Relaxed);
+        // What the last write released is gone either way, unless it went to a pack.
+        let packs = self.packs.values().filter(|pack| pack.removed.is_none());
+        let packed: BTreeSet<Lsn> =
+            packs.flat_map(|pack| &pack.messages).map(|(lsn, _)| *lsn).collect();
+        for (_, item) in self.items.iter_mut().filter(|(lsn, _)| !packed.contains(lsn)) {
+            if item.released.is_some_and(|by| by > proven) {
+                (item.position, item.released) = (None, None);
+            }
+        }
+        if let Ok((log, _, frames)) = self.open() {
+            match self.check(&log, &frames) {
+                // It is noticed that the last write removed a pack.
+                Ok(()) | Err(OpenError::Damaged { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }
