@@ -1,0 +1,409 @@
+//! Consuming: a handler, and all that happens around it.
+
+mod attempt;
+mod batch;
+mod course;
+mod guard;
+mod intake;
+mod lanes;
+mod layer;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod way;
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::breaker::Breaker;
+use crate::bus::Bus;
+use crate::cx::Cx;
+use crate::dead_letters::dead_queue;
+use crate::dedup::Dedup;
+use crate::error::{Error, Result};
+use crate::failure::Failure;
+use crate::message::Message;
+use crate::rate::Rate;
+use crate::retry::Retry;
+use crate::topology::{Binding, DelayTarget, Exchange, Queue, Topology};
+use crate::transport::{Source, Subscription};
+
+pub(crate) use self::guard::guard;
+pub(crate) use self::shared::ConsumerShared;
+
+pub use self::attempt::Outcome;
+pub use self::batch::BatchHandler;
+pub use self::layer::{Deliveries, HandlerService, Layered};
+pub use self::way::{Batches, Each, Way};
+
+use self::batch::Batch;
+use self::course::Course;
+use self::intake::Intake;
+use self::lanes::Order;
+
+/// How many messages are fetched ahead for each that may be handled at a time.
+pub(crate) const PREFETCH_EACH: usize = 16;
+
+/// What handles messages: an async function or closure of the message and its [`Cx`].
+///
+/// A message is acknowledged when its handler has returned `Ok`, not before: so it is handled at
+/// least once, and once more where that could not be told to the broker.
+pub trait Handler<M>: Send + Sync + 'static {
+    /// Handles a message.
+    fn handle(&self, message: M, cx: Cx) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl<M, F, R> Handler<M> for F
+where
+    F: Fn(M, Cx) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Failure>> + Send,
+{
+    fn handle(&self, message: M, cx: Cx) -> impl Future<Output = Result<(), Failure>> + Send {
+        self(message, cx)
+    }
+}
+
+/// A consumer that is to be started. Everything has a default.
+#[must_use = "nothing is consumed before start() is awaited"]
+pub struct ConsumerBuilder<W> {
+    bus: Bus,
+    way: W,
+    queue: Queue,
+    exchange: Option<Exchange>,
+    subjects: Vec<Cow<'static, str>>,
+    own: bool,
+    /// Whether what fails is kept: not where somebody waits for an answer and is told.
+    keeps_dead: bool,
+    concurrency: usize,
+    ordered: bool,
+    prefetch: Option<u16>,
+    priority: i32,
+    policy: Policy,
+}
+
+/// What is done with messages around their handler.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) retry: Retry,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) rate: Option<Rate>,
+    pub(crate) breaker: Option<Breaker>,
+    pub(crate) dedup: Option<Dedup>,
+}
+
+/// A consumer that consumes, until it is stopped; dropping this does not stop it.
+#[derive(Clone)]
+pub struct Consumer {
+    shared: Arc<ConsumerShared>,
+}
+
+impl<M: Message, H: Handler<M>> ConsumerBuilder<Each<M, H>> {
+    pub(crate) fn each(bus: &Bus, queue: &str, handler: H) -> Self {
+        let way = Each { handler, layers: Vec::new(), message: PhantomData };
+        ConsumerBuilder::new::<M>(bus, queue, way)
+    }
+
+    pub(crate) fn handler_mut(&mut self) -> &mut H {
+        &mut self.way.handler
+    }
+
+    /// With a tower layer around the handler: a service of messages and their [`Cx`], whose errors
+    /// are failures. It is called for every try. Of several the last one is the outermost.
+    pub fn inner<L>(self, layer: L) -> ConsumerBuilder<Each<M, Layered<L::Service>>>
+    where
+        L: Layer<HandlerService<H>>,
+    {
+        let Each { handler, layers, message } = self.way;
+        let handler = Layered { service: layer.layer(HandlerService::new(handler)) };
+        let way = Each { handler, layers, message };
+        ConsumerBuilder {
+            bus: self.bus,
+            way,
+            queue: self.queue,
+            exchange: self.exchange,
+            subjects: self.subjects,
+            own: self.own,
+            keeps_dead: self.keeps_dead,
+            concurrency: self.concurrency,
+            ordered: self.ordered,
+            prefetch: self.prefetch,
+            priority: self.priority,
+            policy: self.policy,
+        }
+    }
+
+    /// With a tower layer around all that is done with a message, retries and dead letters
+    /// included: a service of [`Cx`], whose answer is the [`Outcome`]. Of several the last one is
+    /// the outermost.
+    pub fn outer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Deliveries> + Send + 'static,
+        L::Service: Service<Cx, Response = Outcome, Error = Infallible>,
+        L::Service: Clone + Send + Sync + 'static,
+        <L::Service as Service<Cx>>::Future: Send,
+    {
+        self.way.layers.push(Box::new(move |run| {
+            Arc::new(Layered { service: layer.layer(Deliveries { run }) })
+        }));
+        self
+    }
+}
+
+impl<M: Message, H: BatchHandler<M>> ConsumerBuilder<Batches<M, H>> {
+    pub(crate) fn batches(
+        bus: &Bus,
+        queue: &str,
+        most: usize,
+        within: Duration,
+        handler: H,
+    ) -> Self {
+        let most = most.clamp(1, usize::from(u16::MAX));
+        let way = Batches { handler, batch: Batch { most, within }, message: PhantomData };
+        let mut builder = ConsumerBuilder::new::<M>(bus, queue, way);
+        // One batch is gathered while another is handled.
+        builder.prefetch = u16::try_from(most.saturating_mul(2)).ok().or(Some(u16::MAX));
+        builder
+    }
+}
+
+impl<W: Way> ConsumerBuilder<W> {
+    fn new<M: Message>(bus: &Bus, queue: &str, way: W) -> Self {
+        let subjects = if M::NAME.is_empty() { Vec::new() } else { vec![Cow::Borrowed(M::NAME)] };
+        ConsumerBuilder {
+            bus: bus.clone(),
+            way,
+            queue: Queue::new(queue),
+            exchange: M::EXCHANGE.map(Exchange::topic),
+            subjects,
+            own: false,
+            keeps_dead: true,
+            concurrency: 1,
+            ordered: false,
+            prefetch: None,
+            priority: 0,
+            policy: Policy {
+                retry: Retry::default(),
+                timeout: None,
+                rate: None,
+                breaker: Some(Breaker::default()),
+                dedup: None,
+            },
+        }
+    }
+
+    /// Of these subjects instead of the message's name. Where the exchange routes by topics they
+    /// may be patterns: `*` is one word, `#` any number of them. None for what is sent to the queue
+    /// alone.
+    pub fn subjects<S: Into<Cow<'static, str>>>(
+        mut self,
+        subjects: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.subjects = subjects.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Of this exchange instead of the bus's.
+    pub fn exchange(mut self, exchange: Exchange) -> Self {
+        self.exchange = Some(exchange);
+        self
+    }
+
+    /// With a queue like this; its name stays.
+    pub fn queue(mut self, change: impl FnOnce(Queue) -> Queue) -> Self {
+        let name = self.queue.name.clone();
+        self.queue = change(self.queue);
+        self.queue.name = name;
+        self
+    }
+
+    /// Each started consumer has a queue of its own and gets every message, while it is connected:
+    /// what is published while it is not is missed. For news, not for work: what fails is tried at
+    /// once, three times in all, and then is a dead letter.
+    pub fn own_queue(mut self) -> Self {
+        self.own = true;
+        self.policy.retry = Retry::none().at_once(3);
+        self
+    }
+
+    /// What fails is gone: there is no queue of dead letters. For questions, whose failures go to
+    /// those who asked.
+    pub(crate) fn without_dead_letters(mut self) -> Self {
+        self.keeps_dead = false;
+        self.policy.retry = Retry::none();
+        self.policy.breaker = None;
+        self
+    }
+
+    /// So many messages are handled at a time; one where nothing is said.
+    pub fn concurrency(mut self, messages: usize) -> Self {
+        self.concurrency = messages.max(1);
+        self
+    }
+
+    /// Messages of the same key are handled one after the other, in the order of the queue, also
+    /// across processes: one of them consumes at a time, the others wait to take its place. A
+    /// message that comes again after a delay has lost its place.
+    pub fn ordered_by_key(mut self) -> Self {
+        self.ordered = true;
+        self.queue.single_active_consumer = true;
+        self
+    }
+
+    /// How many messages are fetched ahead, those in handling included. Few share work more evenly,
+    /// many are faster. 16 for each of [`ConsumerBuilder::concurrency`] where nothing is said.
+    pub fn prefetch(mut self, messages: u16) -> Self {
+        self.prefetch = Some(messages.max(1));
+        self
+    }
+
+    /// Consumers of higher priority get messages first.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// What is done with messages that fail.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.policy.retry = retry;
+        self
+    }
+
+    /// How long a handler may take; then it is dropped where it waits, and the try has failed.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.policy.timeout = Some(timeout);
+        self
+    }
+
+    /// No more messages than so many in so much time, evenly.
+    pub fn rate(mut self, messages: u32, per: Duration) -> Self {
+        self.policy.rate = Some(Rate::new(messages, per));
+        self
+    }
+
+    /// When to pause since too much fails; where nothing is said, see [`Breaker`].
+    pub fn breaker(mut self, breaker: impl Into<Option<Breaker>>) -> Self {
+        self.policy.breaker = breaker.into();
+        self
+    }
+
+    /// Handles no message twice: what was handled is remembered by its id.
+    pub fn dedup(mut self, dedup: Dedup) -> Self {
+        self.policy.dedup = Some(dedup);
+        self
+    }
+
+    /// Declares what must be there, and begins to consume.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the transport cannot do what was asked for; [`Error::Topology`] if
+    /// something is there already and differs; [`Error::Subscribe`] if the broker refuses.
+    pub async fn start(self) -> Result<Consumer> {
+        let bus = self.bus.clone();
+        let inner = &bus.inner;
+        self.check()?;
+        let queue = self.queue.name.clone();
+        let exchange = self.exchange.clone().unwrap_or_else(|| inner.exchange.clone());
+        let mut topology = Topology::new().exchange(exchange.clone());
+        if self.keeps_dead {
+            topology = topology.queue(dead_queue(&queue));
+        }
+        let own = self.own.then(|| format!("{queue}.{}", inner.names.next()));
+        let name = own.clone().unwrap_or_else(|| queue.clone());
+        let bindings = self.subjects.iter().map(|subject| Binding {
+            exchange: exchange.name.clone(),
+            queue: name.clone(),
+            subject: subject.to_string(),
+        });
+        let bindings: Vec<Binding> = bindings.collect();
+        let source = match own {
+            Some(name) => Source::Own { name, bindings },
+            None => {
+                topology = topology.queue(self.queue.clone());
+                topology.bindings.extend(bindings);
+                if let Some(longest) = self.policy.retry.longest() {
+                    topology = topology.delay(DelayTarget::Queue(queue.clone()), longest);
+                }
+                Source::Queue(self.queue.clone())
+            }
+        };
+        inner.transport.ensure(topology).await?;
+        let prefetch = self.prefetch.unwrap_or_else(|| {
+            u16::try_from(self.concurrency.saturating_mul(PREFETCH_EACH)).unwrap_or(u16::MAX)
+        });
+        let subscription = Subscription { source, prefetch, priority: self.priority };
+        let inlet = inner.transport.subscribe(subscription).await?;
+        let shared = Arc::new(ConsumerShared::new(queue, inlet.state()));
+        let course = Arc::new(Course::new(bus.clone(), self.policy, Arc::clone(&shared)));
+        let work = self.way.work(Arc::clone(&course));
+        let order = Order { by_key: self.ordered, again: !self.own };
+        Intake::start(inlet, &work, &course, order, self.concurrency);
+        inner.consumers().push(Arc::clone(&shared));
+        Ok(Consumer { shared })
+    }
+
+    /// Refuses what the transport cannot do.
+    fn check(&self) -> Result<()> {
+        let can = self.bus.capabilities();
+        let refuse = |what: &str, hint| {
+            Err(Error::Unsupported { transport: can.name, what: what.to_owned(), hint })
+        };
+        if let Some(longest) = self.policy.retry.longest() {
+            if self.own && longest > Duration::ZERO {
+                return refuse(
+                    "put off messages to a queue of the consumer's own",
+                    "say own_queue() without retry(), or with Retry::none().at_once(N)",
+                );
+            }
+            if can.delay_max.is_none_or(|most| longest > most) {
+                let what = format!("put off a message for {longest:?}");
+                return refuse(&what, "use a Retry with shorter delays");
+            }
+        }
+        if self.queue.priorities > can.priorities {
+            return refuse("tell so many priorities apart", "use fewer, or a queue for each");
+        }
+        if self.queue.messages_max.is_some() && !can.messages_max {
+            return refuse("limit a queue's length", "leave messages_max() out");
+        }
+        if self.ordered && !can.single_active_consumer {
+            return refuse("keep order across processes", "leave ordered_by_key() out");
+        }
+        Ok(())
+    }
+}
+
+impl Consumer {
+    /// Fetches no more messages, lets handlers finish, and gives back what was fetched and not
+    /// begun. Handlers that take longer than `within` are dropped where they wait; their messages
+    /// come again.
+    pub async fn stop(&self, within: Duration) {
+        self.shared.stop();
+        self.shared.stopped(within).await;
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn health(&self) -> crate::health::ConsumerHealth {
+        self.shared.health()
+    }
+}
+
+impl<W> fmt::Debug for ConsumerBuilder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Consumer").field(&self.shared.health()).finish()
+    }
+}

@@ -1,0 +1,148 @@
+//! Several messages at a time, for what is cheaper done together.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::attempt::Outcome;
+use super::course::Course;
+use super::guard::guard;
+use super::intake::{Outlet, Work};
+use crate::cx::Cx;
+use crate::dedup::Ours;
+use crate::failure::Failure;
+use crate::message::{Message, Payload};
+use crate::transport::{BoxFuture, Inbound};
+
+/// What handles batches: an async function or closure of messages, each with its [`Cx`].
+///
+/// All of a batch is done when it returns `Ok`. If it fails, each message is given to it alone, so
+/// that only those fail that are at fault: what a failed batch has done must not matter, or be
+/// undone.
+pub trait BatchHandler<M>: Send + Sync + 'static {
+    /// Handles a batch, which is never empty.
+    fn handle(&self, batch: Vec<(M, Cx)>) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+impl<M, F, R> BatchHandler<M> for F
+where
+    F: Fn(Vec<(M, Cx)>) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<(), Failure>> + Send,
+{
+    fn handle(&self, batch: Vec<(M, Cx)>) -> impl Future<Output = Result<(), Failure>> + Send {
+        self(batch)
+    }
+}
+
+/// How large batches are, and how long they are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) most: usize,
+    pub(crate) within: Duration,
+}
+
+/// A worker that handles batches.
+pub(crate) struct BatchWork<M, H> {
+    handler: H,
+    batch: Batch,
+    course: Arc<Course>,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
+    pub(crate) fn new(handler: H, batch: Batch, course: Arc<Course>) -> Self {
+        BatchWork { handler, batch, course, message: PhantomData }
+    }
+
+    async fn work(&self, outlet: Outlet) {
+        while let Some(first) = outlet.next().await {
+            let batch = self.gather(first, &outlet).await;
+            for (inbound, outcome) in self.settle(batch).await {
+                outlet.settle(&inbound, outcome);
+            }
+            outlet.flush();
+        }
+    }
+
+    /// Waits until the batch is full, or its first message has waited long enough.
+    async fn gather(&self, first: Arc<Inbound>, outlet: &Outlet) -> Vec<Arc<Inbound>> {
+        let until = Instant::now() + self.batch.within;
+        let mut batch = vec![first];
+        while batch.len() < self.batch.most {
+            match timeout_at(until, outlet.next()).await {
+                Ok(Some(next)) => batch.push(next),
+                _ => break,
+            }
+        }
+        batch
+    }
+
+    async fn settle(&self, batch: Vec<Arc<Inbound>>) -> Vec<(Arc<Inbound>, Outcome)> {
+        let mut settled = Vec::with_capacity(batch.len());
+        let mut open: Vec<Open> = Vec::with_capacity(batch.len());
+        for inbound in batch {
+            // The same message twice in a batch would wait for itself.
+            let twice = |it: &Open| !it.cx.id().is_empty() && it.cx.id() == inbound.letter.id;
+            if self.course.policy.dedup.is_some() && open.iter().any(twice) {
+                settled.push((inbound, Outcome::Released));
+                continue;
+            }
+            let cx = self.course.cx(Arc::clone(&inbound));
+            let claim = match self.course.claim(&cx).await {
+                Ok(claim) => claim,
+                Err(outcome) => {
+                    settled.push((inbound, outcome));
+                    continue;
+                }
+            };
+            match self.course.payload(&cx).await {
+                Ok(payload) => open.push(Open { cx, payload, claim }),
+                Err(failure) => {
+                    drop(claim);
+                    let outcome = self.course.fail(&inbound, failure).await;
+                    settled.push((inbound, outcome));
+                }
+            }
+        }
+        let together = open.len() > 1 && self.handle(&open).await.is_ok();
+        for message in open {
+            let result = match together {
+                true => Ok(()),
+                false => self.handle(std::slice::from_ref(&message)).await,
+            };
+            let Open { cx, claim, .. } = message;
+            let outcome = match result {
+                Ok(()) => self.course.done(claim).await,
+                Err(failure) => {
+                    drop(claim);
+                    self.course.fail(&cx.inner.inbound, failure).await
+                }
+            };
+            settled.push((Arc::clone(&cx.inner.inbound), outcome));
+        }
+        settled
+    }
+
+    async fn handle(&self, batch: &[Open]) -> Result<(), Failure> {
+        let decode = |it: &Open| Ok((M::decode(&it.payload)?, it.cx.clone()));
+        let batch: Result<Vec<_>, crate::CodecError> = batch.iter().map(decode).collect();
+        let batch = batch.map_err(Failure::permanent)?;
+        guard(self.course.policy.timeout, self.handler.handle(batch)).await
+    }
+}
+
+/// A message that is to be handled.
+struct Open {
+    cx: Cx,
+    payload: Payload,
+    claim: Option<Ours>,
+}
+
+impl<M: Message, H: BatchHandler<M>> Work for BatchWork<M, H> {
+    fn work(self: Arc<Self>, outlet: Outlet) -> BoxFuture<'static, ()> {
+        Box::pin(async move { BatchWork::work(&self, outlet).await })
+    }
+}

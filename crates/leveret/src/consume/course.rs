@@ -1,0 +1,112 @@
+//! What every message of a consumer goes through, whoever handles it: what it is told, and what
+//! follows when it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Policy;
+use super::attempt::Outcome;
+use super::intake::until;
+use super::shared::{ConsumerShared, Phase};
+use crate::backoff::Backoff;
+use crate::bus::Bus;
+use crate::cx::{Cx, CxInner};
+use crate::dead_letters::dead_name;
+use crate::error::PublishError;
+use crate::failure::Failure;
+use crate::history;
+use crate::letter::Letter;
+use crate::retry::Decision;
+use crate::transport::{Inbound, Target};
+
+/// How the message that follows a failure is tried again to be sent.
+const RESEND: Backoff = Backoff::new(Duration::from_millis(100), 2.0, Duration::from_secs(10));
+
+/// A consumer's bus, policy and state.
+pub(crate) struct Course {
+    pub(crate) bus: Bus,
+    pub(crate) policy: Policy,
+    pub(crate) shared: Arc<ConsumerShared>,
+    queue: Arc<str>,
+}
+
+impl Course {
+    pub(crate) fn new(bus: Bus, policy: Policy, shared: Arc<ConsumerShared>) -> Self {
+        let queue = Arc::from(shared.queue.as_str());
+        Course { bus, policy, shared, queue }
+    }
+
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// What a handler is told.
+    pub(crate) fn cx(&self, inbound: Arc<Inbound>) -> Cx {
+        let inner = CxInner {
+            bus: self.bus.clone(),
+            queue: Arc::clone(&self.queue),
+            attempt: history::attempts(&inbound.letter.headers).saturating_add(1),
+            inbound,
+        };
+        Cx { inner: Arc::new(inner) }
+    }
+
+    /// Sends what follows a failure: the message again, later, or a dead letter. Only when that is
+    /// confirmed the message itself is done with.
+    pub(crate) async fn fail(&self, inbound: &Inbound, failure: Failure) -> Outcome {
+        self.shared.failed(failure.to_string());
+        let now = self.bus.inner.clock.milliseconds();
+        let attempts = history::attempts(&inbound.letter.headers) + 1;
+        let first = history::first_failure(&inbound.letter.headers).unwrap_or(now);
+        let since = Duration::from_millis(now.saturating_sub(first));
+        let mut letter = Box::new(inbound.letter.clone());
+        history::note(&mut letter, inbound, &self.queue, now, &failure);
+        let decision = self.policy.retry.decide(attempts, since, failure.remedy);
+        let (queue, delay) = match decision {
+            Decision::Again(delay) => (self.queue.to_string(), Some(delay)),
+            Decision::Dead(reason) => {
+                history::bury(&mut letter, now, reason);
+                (dead_name(&self.queue), None)
+            }
+        };
+        match decision {
+            Decision::Again(delay) => {
+                tracing::warn!(
+                    queue = &*self.queue, id = letter.id, attempts, ?delay, %failure,
+                    "a message failed; it comes again"
+                );
+            }
+            Decision::Dead(reason) => {
+                tracing::error!(
+                    queue = &*self.queue, id = letter.id, attempts, reason, %failure,
+                    "a message is a dead letter"
+                );
+            }
+        }
+        tokio::select! {
+            biased;
+            () = self.resend(queue, delay, letter) => Outcome::Failed,
+            () = until(self.shared.phase(), Phase::Aborting) => Outcome::Released,
+        }
+    }
+
+    async fn resend(&self, queue: String, delay: Option<Duration>, mut letter: Box<Letter>) {
+        // It has waited long enough to know that it must not expire on the way.
+        letter.expires = None;
+        let mut failures = 0;
+        loop {
+            let target = Target::Queue(queue.clone());
+            let sent = self.bus.inner.dispatch(target, true, delay, letter.clone()).await;
+            let result: Result<_, PublishError> = match sent {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = result else { return };
+            failures += 1;
+            tracing::error!(queue, failures, %error, "a failed message waits to be sent on");
+            sleep(RESEND.delay(failures)).await;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! One by one, or in batches.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::Handler;
+use super::attempt::{Attempt, Run};
+use super::batch::{Batch, BatchHandler, BatchWork};
+use super::course::Course;
+use super::intake::{Singly, Work};
+use crate::message::Message;
+
+/// How messages are handed out: [`Each`] or [`Batches`].
+pub trait Way: sealed::Sealed {
+    /// What workers do.
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "nobody else implements or calls it")]
+    fn work(self, course: Arc<Course>) -> Arc<dyn Work>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<M, H> Sealed for super::Each<M, H> {}
+    impl<M, H> Sealed for super::Batches<M, H> {}
+}
+
+/// Something around all that is done with a message.
+type OuterLayer = Box<dyn FnOnce(Arc<dyn Run>) -> Arc<dyn Run> + Send>;
+
+/// One by one.
+pub struct Each<M, H> {
+    pub(super) handler: H,
+    pub(super) layers: Vec<OuterLayer>,
+    pub(super) message: PhantomData<fn(M)>,
+}
+
+/// Several at a time.
+pub struct Batches<M, H> {
+    pub(super) handler: H,
+    pub(super) batch: Batch,
+    pub(super) message: PhantomData<fn(M)>,
+}
+
+impl<M: Message, H: Handler<M>> Way for Each<M, H> {
+    #[expect(private_interfaces, reason = "nobody else calls it")]
+    fn work(self, course: Arc<Course>) -> Arc<dyn Work> {
+        let attempt: Arc<dyn Run> = Arc::new(Attempt::new(self.handler, Arc::clone(&course)));
+        let run = self.layers.into_iter().fold(attempt, |run, layer| layer(run));
+        Arc::new(Singly { run, course })
+    }
+}
+
+impl<M: Message, H: BatchHandler<M>> Way for Batches<M, H> {
+    #[expect(private_interfaces, reason = "nobody else calls it")]
+    fn work(self, course: Arc<Course>) -> Arc<dyn Work> {
+        Arc::new(BatchWork::new(self.handler, self.batch, course))
+    }
+}

@@ -1,0 +1,52 @@
+//! Messages as JSON.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use serde_json::Value;
+
+use crate::message::{CodecError, Message, Payload};
+
+const CONTENT_TYPE: &str = "application/json";
+/// Room for a small message, in bytes.
+const SMALL_BYTES: usize = 128;
+
+/// Writes a value as JSON.
+///
+/// # Errors
+/// [`CodecError`] if the value cannot be written, such as a map with keys that are no text.
+pub fn encode<T: Serialize>(value: &T) -> Result<Payload, CodecError> {
+    let mut body = Vec::with_capacity(SMALL_BYTES);
+    serde_json::to_writer(&mut body, value)?;
+    Ok(Payload { content_type: Cow::Borrowed(CONTENT_TYPE), body: Bytes::from(body) })
+}
+
+/// Reads JSON, whatever its content type says: much software does not say it.
+///
+/// # Errors
+/// [`CodecError`] if it is not JSON, or not of that type.
+pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, CodecError> {
+    Ok(serde_json::from_slice(&payload.body)?)
+}
+
+/// Any JSON value, or any type of serde's that has no name as a [`Message`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Json<T = Value>(
+    /// The value.
+    pub T,
+);
+
+impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Message for Json<T> {
+    const NAME: &'static str = "";
+
+    fn encode(&self) -> Result<Payload, CodecError> {
+        encode(&self.0)
+    }
+
+    fn decode(payload: &Payload) -> Result<Self, CodecError> {
+        decode(payload).map(Json)
+    }
+}

@@ -1,0 +1,89 @@
+//! A toolkit for programs that lose no messages.
+//!
+//! A [`Bus`] leads to a broker: leveret or RabbitMQ by `amqp://` and `amqps://`, or leveret within
+//! the process by `embedded:DIRECTORY`, or `memory:` for tests. The same program runs on each.
+//!
+//! - What is published is confirmed: [`Bus::publish`] and [`Bus::send`] return when the broker has
+//!   the message and some queue gets it, or say what is known of its fate ([`PublishError`]).
+//! - What is consumed is handled: [`Bus::consume`] acknowledges a message when its handler has
+//!   returned `Ok`. One that failed is tried again, at once and then ever later ([`Retry`]), and in
+//!   the end is a dead letter that somebody can look at and redrive ([`DeadLetters`]).
+//! - What is asked is answered: [`Bus::call`] returns with the answer of who serves it
+//!   ([`Bus::serve`]), with the fault it answered with ([`Fault`]), or at its deadline.
+//! - Who has a name is found: [`Agents`] are programs that hold conversations, ask each other and
+//!   hand over.
+//! - What is lost is found again: connections are made again, with all that was declared; what was
+//!   not confirmed is sent again, and consumers go on. [`Bus::health`] tells how that goes.
+//!
+//! # Layout
+//! - `bus`, `connect`, `url`: the bus, from a URL on
+//! - `message`, `json`, `letter`: what is sent, and what is written on the outside; `claim_check`:
+//!   bodies that go another way
+//! - `publish`; `consume`, with `retry`, `history`, `dedup`, `breaker` and `rate`; `dead_letters`
+//! - `rpc`: questions and answers; `agents`: programs with a name that talk to each other
+//! - `transport`: what a broker must be able to do; `topology`: what must be there; `via`: the
+//!   transports there are
+//! - `health`, `stats`: how it goes
+
+mod agents;
+mod backoff;
+mod breaker;
+mod bus;
+mod chance;
+mod claim_check;
+mod clock;
+mod connect;
+mod consume;
+mod cx;
+mod dead_letters;
+mod dedup;
+mod error;
+mod failure;
+mod health;
+mod history;
+pub mod json;
+mod letter;
+mod message;
+mod publish;
+mod rate;
+mod retry;
+mod rpc;
+mod stats;
+mod topology;
+pub mod transport;
+mod url;
+mod via;
+
+pub use agents::{
+    Agent, AgentBuilder, AgentCx, AgentHandler, AgentInbox, AgentQueue, AgentStatus, Agents,
+    AgentsHealth, Ask, Note, Presence, Turn,
+};
+pub use breaker::Breaker;
+pub use bus::{Bus, BusBuilder};
+#[cfg(feature = "claim-check")]
+pub use claim_check::{ClaimCheck, Swept};
+pub use consume::{
+    BatchHandler, Batches, Consumer, ConsumerBuilder, Deliveries, Each, Handler, HandlerService,
+    Layered, Outcome, Way,
+};
+pub use cx::Cx;
+pub use dead_letters::{DeadLetter, DeadLetters, Filter, Redriven};
+pub use dedup::{Dedup, Store};
+pub use error::{ConnectError, Error, PublishError, Result, SubscribeError, TopologyError};
+pub use failure::{BoxError, Failure, Permanent};
+pub use health::{ConnectionHealth, ConnectionState, ConsumerHealth, ConsumerState, Health};
+pub use history::Failed;
+pub use json::Json;
+pub use letter::{Headers, Letter};
+pub use leveret_macros::Message;
+pub use message::{CodecError, Message, Payload, Raw, Text};
+#[cfg(feature = "claim-check")]
+pub use object_store;
+pub use publish::{Publish, Receipt, Ticket};
+pub use retry::Retry;
+pub use rpc::{Answer, Call, CallError, Fault, ServiceBuilder};
+pub use stats::Stats;
+pub use topology::{
+    Binding, Delay, DelayTarget, Exchange, ExchangeKind, Queue, QueueKind, Topology,
+};
+pub use transport::QueueStatus;

@@ -1,0 +1,313 @@
+//! Publishing: a message, how it is to go, and what came of it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::bus::{Bus, Inner};
+use crate::error::PublishError;
+use crate::letter::Letter;
+use crate::message::Message;
+use crate::topology::{DelayTarget, Exchange, Topology};
+use crate::transport::{BoxFuture, Done, Outgoing, Target};
+
+/// A message to be published. Nothing happens before it is awaited, or [`Publish::pipelined`] is.
+#[must_use = "nothing is published unless it is awaited"]
+pub struct Publish<'a, M> {
+    bus: &'a Bus,
+    message: &'a M,
+    to: To,
+    delay: Option<Duration>,
+    optional: bool,
+    letter: Box<Letter>,
+}
+
+enum To {
+    Queue(String),
+    Subject { exchange: Option<Exchange>, subject: Cow<'static, str> },
+}
+
+/// A published message that is not confirmed yet. Awaiting it gives what came of it; dropping it
+/// gives up knowing.
+#[derive(Debug)]
+pub struct Ticket {
+    receiver: oneshot::Receiver<Result<(), PublishError>>,
+    id: String,
+    bus: Arc<Inner>,
+}
+
+/// A message that was confirmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The message's id.
+    pub id: String,
+}
+
+/// The messages that are not confirmed: so many there may be.
+pub(crate) struct Window {
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+impl Window {
+    pub(crate) fn new(messages: usize, bytes: usize) -> Self {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Window {
+            messages: Arc::new(Semaphore::new(messages.min(Semaphore::MAX_PERMITS))),
+            bytes: Arc::new(Semaphore::new(bytes as usize)),
+            bytes_max: bytes,
+        }
+    }
+
+    /// Waits for a place for a message of so many bytes.
+    async fn enter(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
+        let message = Arc::clone(&self.messages).acquire_owned().await.ok()?;
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;
+        Some([message, bytes])
+    }
+}
+
+impl<'a, M: Message> Publish<'a, M> {
+    pub(crate) fn event(bus: &'a Bus, message: &'a M) -> Self {
+        let exchange = M::EXCHANGE.map(Exchange::topic);
+        let to = To::Subject { exchange, subject: Cow::Borrowed(M::NAME) };
+        Publish::new(bus, message, to)
+    }
+
+    fn new(bus: &'a Bus, message: &'a M, to: To) -> Self {
+        Publish { bus, message, to, delay: None, optional: false, letter: Box::default() }
+    }
+
+    pub(crate) fn to_queue(bus: &'a Bus, queue: &str, message: &'a M) -> Self {
+        Publish::new(bus, message, To::Queue(queue.to_owned()))
+    }
+
+    /// Under this subject instead of the message's name.
+    pub fn subject(mut self, subject: impl Into<Cow<'static, str>>) -> Self {
+        if let To::Subject { subject: name, .. } = &mut self.to {
+            *name = subject.into();
+        }
+        self
+    }
+
+    /// To this exchange instead of the bus's; it is declared if it is not there.
+    pub fn exchange(mut self, exchange: Exchange) -> Self {
+        if let To::Subject { exchange: known, .. } = &mut self.to {
+            *known = Some(exchange);
+        }
+        self
+    }
+
+    /// It is no error if nobody gets it: an event that nobody may listen to.
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// With this key instead of the message's own.
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.letter.key = Some(key.into());
+        self
+    }
+
+    /// With a header. Names that begin with `leveret-` or `x-` are the toolkit's and the broker's.
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.letter.headers.set(name, value);
+        self
+    }
+
+    /// With this id, which deduplication goes by, instead of one that nothing else has. What is
+    /// published again after an error should have the id that it had.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.letter.id = id.into();
+        self
+    }
+
+    /// Delivered after this time, not now. It is kept by the broker meanwhile.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// Delivered at this time; now if it has been.
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.delay = Some(self.bus.inner.clock.until(time));
+        self
+    }
+
+    /// Of no use after this time: from then on it is no longer delivered from a queue.
+    pub fn expires(mut self, after: Duration) -> Self {
+        self.letter.expires = Some(after);
+        self
+    }
+
+    /// How important it is, in a queue with priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.letter.priority = Some(priority);
+        self
+    }
+
+    /// Not kept on disk: fast, and gone when the broker restarts.
+    pub fn transient(mut self) -> Self {
+        self.letter.transient = true;
+        self
+    }
+
+    /// Where an answer goes, and what it will be called.
+    pub fn reply_to(mut self, queue: impl Into<String>, correlation: impl Into<String>) -> Self {
+        self.letter.reply_to = Some(queue.into());
+        self.letter.correlation_id = Some(correlation.into());
+        self
+    }
+
+    /// What it is an answer to.
+    pub fn correlation_id(mut self, correlation: impl Into<String>) -> Self {
+        self.letter.correlation_id = Some(correlation.into());
+        self
+    }
+
+    /// Publishes without waiting for the confirm, which the ticket is for. Waits only if too many
+    /// messages are not confirmed.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the message certainly was not sent.
+    pub async fn pipelined(self) -> Result<Ticket, PublishError> {
+        let Publish { bus, message, to, delay, optional, mut letter } = self;
+        let inner = &bus.inner;
+        letter.payload = message.encode()?;
+        letter.name = Cow::Borrowed(M::NAME);
+        if letter.key.is_none() {
+            letter.key = message.key();
+        }
+        let target = match to {
+            To::Queue(queue) => Target::Queue(queue),
+            To::Subject { exchange, subject } => {
+                if subject.is_empty() && exchange.is_none() {
+                    let text = "a message without a name: say subject(), or send() it to a queue";
+                    return Err(PublishError::Invalid(text.to_owned()));
+                }
+                let exchange = match exchange {
+                    None => inner.exchange.name.clone(),
+                    Some(exchange) => {
+                        let name = exchange.name.clone();
+                        let topology = || Topology::new().exchange(exchange);
+                        inner.ensure_once(name.clone(), topology).await?;
+                        name
+                    }
+                };
+                Target::Subject { exchange, subject }
+            }
+        };
+        inner.dispatch(target, !optional, delay, letter).await
+    }
+}
+
+impl Inner {
+    /// Sends a letter.
+    pub(crate) async fn dispatch(
+        self: &Arc<Self>,
+        target: Target,
+        mandatory: bool,
+        delay: Option<Duration>,
+        letter: impl Into<Box<Letter>>,
+    ) -> Result<Ticket, PublishError> {
+        let mut letter = letter.into();
+        if letter.id.is_empty() {
+            letter.id = self.names.next();
+        }
+        if self.large_bodies.takes(&letter) {
+            self.large_bodies.put(&mut letter).await?;
+        }
+        let capabilities = self.transport.capabilities();
+        let (size, limit) = (letter.body().len() as u64, capabilities.body_bytes_max);
+        if size > limit {
+            return Err(PublishError::TooLarge { size, limit });
+        }
+        let delay = delay.filter(|delay| !delay.is_zero());
+        if let Some(delay) = delay {
+            self.ensure_delay(&target, delay, capabilities.delay_max, capabilities.name).await?;
+        }
+        letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
+        let _permits = self.window.enter(letter.size()).await;
+        let (sender, receiver) = oneshot::channel();
+        let ticket = Ticket { receiver, id: letter.id.clone(), bus: Arc::clone(self) };
+        let done = Done { sender, _permits };
+        self.transport.send(Outgoing { target, mandatory, delay, letter, done });
+        Ok(ticket)
+    }
+
+    async fn ensure_delay(
+        &self,
+        target: &Target,
+        delay: Duration,
+        longest: Option<Duration>,
+        transport: &'static str,
+    ) -> Result<(), PublishError> {
+        if longest.is_none_or(|longest| delay > longest) {
+            let text =
+                format!("{transport} puts messages off by at most {longest:?}, not {delay:?}");
+            return Err(PublishError::Invalid(text));
+        }
+        let to = match target {
+            Target::Subject { exchange, .. } => DelayTarget::Exchange(exchange.to_string()),
+            Target::Queue(queue) => DelayTarget::Queue(queue.clone()),
+        };
+        // By powers of two, so that not every delay is declared anew.
+        let longest = Duration::from_millis(
+            u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1).next_power_of_two(),
+        );
+        let name = format!("delay {} {to:?}", longest.as_millis());
+        let topology = || Topology::new().delay(to, longest);
+        Ok(self.ensure_once(name.into(), topology).await?)
+    }
+}
+
+impl<'a, M: Message> IntoFuture for Publish<'a, M> {
+    type Output = Result<Receipt, PublishError>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.pipelined().await?.await })
+    }
+}
+
+impl Ticket {
+    /// The message's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Receipt, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver).poll(cx).map(|told| {
+            let result = told.unwrap_or(Err(PublishError::Closed));
+            self.bus.counters.published(&result);
+            let id = std::mem::take(&mut self.id);
+            result.map(|()| Receipt { id })
+        })
+    }
+}
+
+impl<M> fmt::Debug for Publish<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bus").field(&self.transport).finish()
+    }
+}

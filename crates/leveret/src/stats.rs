@@ -1,0 +1,141 @@
+//! Numbers for monitoring.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::PublishError;
+use crate::health::{ConnectionState, ConsumerState, Health};
+
+/// What a bus counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    confirmed: AtomicU64,
+    unroutable: AtomicU64,
+    refused: AtomicU64,
+    unknown: AtomicU64,
+    pub(crate) answered: AtomicU64,
+    pub(crate) faults: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) unwanted: AtomicU64,
+    /// Apart, for who counts must not hold the bus.
+    pub(crate) late_answers: Arc<AtomicU64>,
+}
+
+impl Counters {
+    pub(crate) fn published(&self, result: &Result<(), PublishError>) {
+        let counter = match result {
+            Ok(()) => &self.confirmed,
+            Err(PublishError::Unroutable { .. }) => &self.unroutable,
+            Err(PublishError::Unknown { .. }) => &self.unknown,
+            Err(_) => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self, health: Health) -> Stats {
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            confirmed: value(&self.confirmed),
+            unroutable: value(&self.unroutable),
+            refused: value(&self.refused),
+            unknown: value(&self.unknown),
+            answered: value(&self.answered),
+            faults: value(&self.faults),
+            expired_questions: value(&self.expired),
+            unwanted_answers: value(&self.unwanted),
+            late_answers: value(&self.late_answers),
+            health,
+        }
+    }
+}
+
+/// What a bus has done so far. Shown, it is in Prometheus' text format.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// Messages that were confirmed.
+    pub confirmed: u64,
+    /// Messages that nobody got.
+    pub unroutable: u64,
+    /// Messages that were refused, or not sent.
+    pub refused: u64,
+    /// Messages of which nobody knows.
+    pub unknown: u64,
+    /// Questions that were answered here.
+    pub answered: u64,
+    /// Questions that were answered here with a fault.
+    pub faults: u64,
+    /// Questions that came here after their deadline, and were not handled.
+    pub expired_questions: u64,
+    /// Answers from here that nobody waited for any more.
+    pub unwanted_answers: u64,
+    /// Answers that came here when nobody waited for them any more.
+    pub late_answers: u64,
+    /// How the bus is now.
+    pub health: Health,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let published = "leveret_bus_published_total";
+        writeln!(f, "# TYPE {published} counter")?;
+        for (result, count) in [
+            ("confirmed", self.confirmed),
+            ("unroutable", self.unroutable),
+            ("refused", self.refused),
+            ("unknown", self.unknown),
+        ] {
+            writeln!(f, "{published}{{result=\"{result}\"}} {count}")?;
+        }
+        let questions = "leveret_bus_questions_total";
+        writeln!(f, "# TYPE {questions} counter")?;
+        for (result, count) in [
+            ("answered", self.answered),
+            ("fault", self.faults),
+            ("expired", self.expired_questions),
+        ] {
+            writeln!(f, "{questions}{{result=\"{result}\"}} {count}")?;
+        }
+        writeln!(f, "# TYPE leveret_bus_unwanted_answers_total counter")?;
+        writeln!(f, "leveret_bus_unwanted_answers_total {}", self.unwanted_answers)?;
+        writeln!(f, "# TYPE leveret_bus_late_answers_total counter")?;
+        writeln!(f, "leveret_bus_late_answers_total {}", self.late_answers)?;
+        writeln!(f, "# TYPE leveret_bus_unconfirmed gauge")?;
+        writeln!(f, "leveret_bus_unconfirmed {}", self.health.unconfirmed)?;
+        writeln!(f, "# TYPE leveret_bus_connection_up gauge")?;
+        for connection in &self.health.connections {
+            let up = u8::from(connection.state == ConnectionState::Up);
+            let purpose = connection.purpose;
+            writeln!(f, "leveret_bus_connection_up{{purpose=\"{purpose}\"}} {up}")?;
+        }
+        writeln!(f, "# TYPE leveret_bus_connects_total counter")?;
+        for connection in &self.health.connections {
+            let (purpose, connects) = (connection.purpose, connection.connects);
+            writeln!(f, "leveret_bus_connects_total{{purpose=\"{purpose}\"}} {connects}")?;
+        }
+        self.consumers(f, "handled_total", "counter", |consumer| consumer.handled)?;
+        self.consumers(f, "failed_total", "counter", |consumer| consumer.failed)?;
+        self.consumers(f, "handling", "gauge", |consumer| consumer.handling as u64)?;
+        self.consumers(f, "up", "gauge", |consumer| {
+            u64::from(consumer.state == ConsumerState::Consuming)
+        })
+    }
+}
+
+impl Stats {
+    fn consumers(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        kind: &str,
+        value: impl Fn(&crate::health::ConsumerHealth) -> u64,
+    ) -> fmt::Result {
+        writeln!(f, "# TYPE leveret_consumer_{name} {kind}")?;
+        for consumer in &self.health.consumers {
+            // A label's value is in quotes, as Rust writes them, too.
+            let (queue, value) = (&consumer.queue, value(consumer));
+            writeln!(f, "leveret_consumer_{name}{{queue={queue:?}}} {value}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! Brokers that speak AMQP 0-9-1: leveret, RabbitMQ, and the broker within the process.
+//!
+//! Two connections, since a broker that takes no messages for now stops reading from those that
+//! publish, and acknowledgements should not have to wait for that.
+
+mod declare;
+pub(crate) mod delay;
+pub(crate) mod hosts;
+pub(crate) mod link;
+mod properties;
+mod publisher;
+mod settler;
+mod subscription;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leveret_client::method::{Method, QueueDeclare};
+use tokio::time::timeout;
+
+use self::declare::Declared;
+use self::link::{Connector, Link};
+use self::publisher::Publisher;
+use self::subscription::AmqpInlet;
+use crate::error::{ConnectError, SubscribeError, TopologyError};
+use crate::health::ConnectionHealth;
+use crate::topology::{QueueKind, Topology};
+use crate::transport::{
+    BoxFuture, Capabilities, Inlet, Outgoing, QueueStatus, Subscription, Transport,
+};
+
+/// How long a bus that is closed waits for confirms.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A broker that speaks AMQP.
+#[derive(Debug)]
+pub(crate) struct Amqp {
+    name: &'static str,
+    publishing: Link,
+    consuming: Link,
+    publisher: Arc<Publisher>,
+    declared: Arc<Declared>,
+    /// How long a broker may take to answer.
+    within: Duration,
+    /// Whatever must live as long as this.
+    kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Amqp {
+    /// Begins to connect.
+    pub(crate) fn start(
+        name: &'static str,
+        connector: Arc<dyn Connector>,
+        kind: QueueKind,
+        within: Duration,
+    ) -> Amqp {
+        let declared = Arc::new(Declared::new(kind));
+        let publishing = Link::start("publishing", Arc::clone(&connector), Arc::clone(&declared));
+        let consuming = Link::start("consuming", connector, Arc::clone(&declared));
+        let publisher = Publisher::start(&publishing, within);
+        Amqp { name, publishing, consuming, publisher, declared, within, kept: None }
+    }
+
+    /// Keeps something for as long as this lives; it is what [`Transport::native`] gives.
+    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.kept = Some(Box::new(kept));
+        self
+    }
+}
+
+impl Transport for Amqp {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: self.name,
+            delay_max: Some(delay::LONGEST),
+            delay_step: delay::STEP,
+            priorities: 255,
+            unroutable: true,
+            single_active_consumer: true,
+            messages_max: true,
+            body_bytes_max: leveret_client::model::limits::MESSAGE_BYTES_MAX,
+        }
+    }
+
+    fn connected(&self, within: Duration) -> BoxFuture<'_, Result<(), ConnectError>> {
+        Box::pin(async move {
+            self.publishing.connected(within).await?;
+            self.consuming.connected(within).await
+        })
+    }
+
+    fn ensure(&self, topology: Topology) -> BoxFuture<'_, Result<(), TopologyError>> {
+        Box::pin(async move {
+            loop {
+                let connection = self.consuming.connection(self.within).await?;
+                match self.declared.ensure(&connection, topology.clone()).await {
+                    // It was lost meanwhile; there will be another one.
+                    Err(TopologyError::Connect(_)) if connection.error().is_some() => {
+                        self.consuming.lost(&connection).await;
+                    }
+                    done => return done,
+                }
+            }
+        })
+    }
+
+    fn send(&self, outgoing: Outgoing) {
+        self.publisher.send(outgoing);
+    }
+
+    fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> BoxFuture<'_, Result<Box<dyn Inlet>, SubscribeError>> {
+        let declared = Arc::clone(&self.declared);
+        Box::pin(async move {
+            let opening = AmqpInlet::open(subscription, self.consuming.status(), declared);
+            let inlet = timeout(self.within, opening).await.map_err(|_| {
+                SubscribeError::Connect(ConnectError::Unreachable {
+                    address: self.consuming.status().borrow().address.clone(),
+                    within: self.within,
+                    text: "the consumer was not accepted in time".to_owned(),
+                })
+            })??;
+            Ok(Box::new(inlet) as Box<dyn Inlet>)
+        })
+    }
+
+    fn queue<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<QueueStatus>, ConnectError>> {
+        Box::pin(async move {
+            let connection = self.consuming.connection(self.within).await?;
+            let unreachable = |error: leveret_client::Error| ConnectError::Unreachable {
+                address: self.consuming.status().borrow().address.clone(),
+                within: self.within,
+                text: error.to_string(),
+            };
+            let Ok(queue) = leveret_client::model::ShortString::try_from(name) else {
+                return Ok(None);
+            };
+            let (channel, _events) = connection.channel().await.map_err(unreachable)?;
+            let declare = QueueDeclare { queue, passive: true, ..Default::default() };
+            match channel.call(declare).await.map(|answer| answer.method) {
+                Ok(Method::QueueDeclareOk(ok)) => Ok(Some(QueueStatus {
+                    messages: ok.message_count.into(),
+                    consumers: ok.consumer_count.into(),
+                })),
+                Err(error) if error.code() == Some(404) => Ok(None),
+                Err(error) => Err(unreachable(error)),
+                Ok(_) => Ok(None),
+            }
+        })
+    }
+
+    fn unconfirmed(&self) -> usize {
+        self.publisher.unconfirmed()
+    }
+
+    fn health(&self) -> Vec<ConnectionHealth> {
+        vec![self.publishing.health(), self.consuming.health()]
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // What is not confirmed by then is told that nobody knows.
+            let _ = timeout(FLUSH_TIMEOUT, self.publisher.flush()).await;
+            self.publishing.close().await;
+            self.consuming.close().await;
+        })
+    }
+
+    fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.kept.as_deref()
+    }
+}

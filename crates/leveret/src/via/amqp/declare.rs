@@ -1,0 +1,276 @@
+//! Topology as AMQP declarations, made now and at each connect.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use leveret_client::method::*;
+use leveret_client::model::{FieldTable, ShortString};
+use leveret_client::{Channel, Connection, Error, Events};
+
+use super::delay;
+use crate::dead_letters::{dead_name, is_dead};
+use crate::error::{ConnectError, TopologyError};
+use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, QueueKind, Topology};
+
+/// What was declared, to be declared again at each connect.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    topology: Mutex<Topology>,
+    kind: QueueKind,
+}
+
+/// One declaration.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// What it is, for people.
+    what: String,
+    method: Method,
+}
+
+impl Step {
+    pub(crate) fn new(what: String, method: impl Into<Method>) -> Step {
+        Step { what, method: method.into() }
+    }
+
+    pub(crate) fn bind_queue(
+        exchange: &str,
+        queue: &str,
+        subject: &str,
+        arguments: FieldTable,
+    ) -> Result<Step, TopologyError> {
+        let what = format!("binding of queue {queue:?} to exchange {exchange:?}");
+        let bind = QueueBind {
+            queue: name("queue", queue)?,
+            exchange: name("exchange", exchange)?,
+            routing_key: name("subject", subject)?,
+            arguments,
+            ..Default::default()
+        };
+        Ok(Step::new(what, bind))
+    }
+
+    pub(crate) fn bind_exchange(
+        source: &str,
+        destination: &str,
+        arguments: FieldTable,
+    ) -> Result<Step, TopologyError> {
+        let what = format!("binding of exchange {destination:?} to exchange {source:?}");
+        let bind = ExchangeBind {
+            destination: name("exchange", destination)?,
+            source: name("exchange", source)?,
+            arguments,
+            ..Default::default()
+        };
+        Ok(Step::new(what, bind))
+    }
+}
+
+impl Declared {
+    pub(crate) fn new(kind: QueueKind) -> Self {
+        Declared { topology: Mutex::default(), kind }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares, and remembers what was declared.
+    pub(crate) async fn ensure(
+        &self,
+        connection: &Connection,
+        topology: Topology,
+    ) -> Result<(), TopologyError> {
+        let mut declarer = Declarer { connection, channel: None };
+        for step in steps(&topology, self.kind)? {
+            declarer.declare(&step).await.map_err(|error| explain(&step.what, &error))?;
+        }
+        self.lock().merge(&topology);
+        Ok(())
+    }
+
+    /// Declares everything again. What the broker refuses is left out: who needs it will be told.
+    pub(crate) async fn declare_again(&self, connection: &Connection) -> Result<(), Error> {
+        let topology = self.lock().clone();
+        // It was translated before.
+        let steps = steps(&topology, self.kind).unwrap_or_default();
+        let mut declarer = Declarer { connection, channel: None };
+        for step in steps {
+            match declarer.declare(&step).await {
+                Err(error) if error.ends_connection() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "{} cannot be declared again", step.what);
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Declares one queue again, and what is bound to it. What the broker refuses is left out: who
+    /// needs it will be told.
+    pub(crate) async fn declare_queue_again(&self, connection: &Connection, queue: &str) {
+        let topology = self.lock().clone();
+        let topology = Topology {
+            exchanges: Vec::new(),
+            queues: topology.queues.into_iter().filter(|it| it.name == queue).collect(),
+            bindings: topology.bindings.into_iter().filter(|it| it.queue == queue).collect(),
+            delays: topology
+                .delays
+                .into_iter()
+                .filter(|it| it.target == DelayTarget::Queue(queue.to_owned()))
+                .collect(),
+        };
+        let mut declarer = Declarer { connection, channel: None };
+        for step in steps(&topology, self.kind).unwrap_or_default() {
+            if let Err(error) = declarer.declare(&step).await {
+                tracing::warn!(%error, "{} cannot be declared again", step.what);
+            }
+        }
+    }
+}
+
+/// Declares on a channel of its own, and on another when that is closed by a refusal.
+struct Declarer<'a> {
+    connection: &'a Connection,
+    channel: Option<(Channel, Events)>,
+}
+
+impl Declarer<'_> {
+    async fn declare(&mut self, step: &Step) -> Result<(), Error> {
+        let (channel, events) = match self.channel.take() {
+            Some(open) => open,
+            None => self.connection.channel().await?,
+        };
+        channel.call(step.method.clone()).await?;
+        self.channel = Some((channel, events));
+        Ok(())
+    }
+}
+
+/// What a broker's refusal of a declaration means.
+pub(crate) fn explain(what: &str, error: &Error) -> TopologyError {
+    let (what, text) = (what.to_owned(), error.to_string());
+    match error.code() {
+        Some(406) => TopologyError::Differs { what, text },
+        Some(404) => TopologyError::Missing { what, text },
+        _ if error.ends_connection() => TopologyError::Connect(ConnectError::Unreachable {
+            address: "the broker".to_owned(),
+            within: std::time::Duration::ZERO,
+            text,
+        }),
+        _ => TopologyError::Refused { what, text },
+    }
+}
+
+/// A name, if the protocol has room for it.
+pub(crate) fn name(kind: &str, text: &str) -> Result<ShortString, TopologyError> {
+    ShortString::try_from(text).map_err(|error| TopologyError::Refused {
+        what: format!("a name of {kind}"),
+        text: error.to_string(),
+    })
+}
+
+fn steps(topology: &Topology, kind: QueueKind) -> Result<Vec<Step>, TopologyError> {
+    let mut steps = Vec::new();
+    for exchange in &topology.exchanges {
+        steps.push(declare_exchange(exchange)?);
+    }
+    for queue in &topology.queues {
+        steps.push(declare_queue(queue, kind)?);
+    }
+    for binding in &topology.bindings {
+        steps.push(bind(binding)?);
+    }
+    steps.extend(delay::declarations(&topology.delays)?);
+    Ok(steps)
+}
+
+pub(crate) fn bind(binding: &Binding) -> Result<Step, TopologyError> {
+    Step::bind_queue(&binding.exchange, &binding.queue, &binding.subject, FieldTable::new())
+}
+
+fn declare_exchange(exchange: &Exchange) -> Result<Step, TopologyError> {
+    let kind = match exchange.kind {
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Headers => "headers",
+    };
+    let declare = ExchangeDeclare {
+        exchange: name("exchange", &exchange.name)?,
+        kind: ShortString::from_static(kind),
+        passive: exchange.existing,
+        durable: !exchange.transient,
+        ..Default::default()
+    };
+    Ok(Step::new(format!("exchange {:?}", exchange.name), declare))
+}
+
+fn declare_queue(queue: &Queue, kind: QueueKind) -> Result<Step, TopologyError> {
+    let mut arguments = FieldTable::new();
+    let mut set = |name: &'static str, value: leveret_client::model::FieldValue| {
+        arguments.insert(ShortString::from_static(name), value);
+    };
+    let quorum = queue.kind.unwrap_or(kind) == QueueKind::Quorum;
+    let mut dead_letter_queue = queue.dead_letter_queue.clone();
+    if quorum && !is_dead(&queue.name) {
+        // Of these the broker itself gives messages up, after too many deliveries; by default it
+        // would drop them.
+        dead_letter_queue.get_or_insert_with(|| dead_name(&queue.name));
+    }
+    if quorum {
+        set("x-queue-type", "quorum".into());
+    }
+    if let Some(messages) = queue.messages_max {
+        set("x-max-length", (messages as i64).into());
+    }
+    if let (true, Some(limit)) = (quorum, queue.delivery_limit) {
+        set("x-delivery-limit", (limit as i64).into());
+    }
+    let dead_letters_count = quorum && dead_letter_queue.is_some();
+    if dead_letters_count {
+        set("x-dead-letter-strategy", "at-least-once".into());
+    }
+    if dead_letters_count || queue.messages_max.is_some() {
+        set("x-overflow", "reject-publish".into());
+    }
+    if let Some(ttl) = queue.message_ttl {
+        set("x-message-ttl", (ttl.as_millis() as i64).into());
+    }
+    if let Some(dead) = dead_letter_queue {
+        set("x-dead-letter-exchange", "".into());
+        set("x-dead-letter-routing-key", dead.into());
+    }
+    if queue.priorities > 0 {
+        set("x-max-priority", i64::from(queue.priorities).into());
+    }
+    if queue.single_active_consumer {
+        set("x-single-active-consumer", true.into());
+    }
+    let passive = queue.existing;
+    let declare = QueueDeclare {
+        queue: name("queue", &queue.name)?,
+        passive,
+        durable: true,
+        arguments: if passive { FieldTable::new() } else { arguments },
+        ..Default::default()
+    };
+    Ok(Step::new(format!("queue {:?}", queue.name), declare))
+}
+
+/// A queue of a consumer's own: it goes with its connection.
+pub(crate) fn declare_own(queue: &str) -> Result<Step, TopologyError> {
+    let declare = QueueDeclare {
+        queue: name("queue", queue)?,
+        exclusive: true,
+        auto_delete: true,
+        ..Default::default()
+    };
+    Ok(Step::new(format!("queue {queue:?}"), declare))
+}
+
+impl Step {
+    /// Declares it on that channel.
+    pub(crate) async fn on(&self, channel: &Channel) -> Result<(), Error> {
+        channel.call(self.method.clone()).await.map(drop)
+    }
+}

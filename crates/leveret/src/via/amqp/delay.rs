@@ -1,0 +1,164 @@
+//! Messages put off for any time, by queues that every broker of the protocol has.
+//!
+//! There is a level for each bit of a delay, counted in steps of 16 ms: a headers exchange, and a
+//! queue whose messages expire after the level's time and go on to the next lower level's exchange.
+//! A message carries its delay's bits as headers; where its bit is not set it passes the queue by.
+//! The last exchange leads where the message wants to go, with the routing key it had. So messages
+//! of all delays share a few queues, none ever waits behind another that is due later, and each
+//! takes as many hops as its delay has bits: delays of the toolkit's own making have few.
+//!
+//! The queues are quorum queues that dead-letter at least once, or a broker's crash in the middle
+//! of a hop would lose the message.
+
+use std::time::Duration;
+
+use leveret_client::method::*;
+use leveret_client::model::{FieldTable, ShortString};
+
+use super::declare::{Step, name};
+use crate::error::TopologyError;
+use crate::letter::Headers;
+use crate::topology::{Delay, DelayTarget};
+
+/// The lowest level: 2^4 ms.
+const LOWEST: u32 = 4;
+/// The highest level: 2^35 ms, 398 days.
+const HIGHEST: u32 = 35;
+/// The exchange behind the lowest level.
+const OUT: &str = "leveret.delay.out";
+/// The header that says where a message goes.
+const TO: &str = "leveret-delay-to";
+
+/// The finest difference between two delays.
+pub(crate) const STEP: Duration = Duration::from_millis(1 << LOWEST);
+/// The longest delay.
+pub(crate) const LONGEST: Duration = Duration::from_millis((1 << (HIGHEST + 1)) - (1 << LOWEST));
+
+/// A delay in steps, rounded up, and its highest level.
+fn steps(delay: Duration) -> (u64, u32) {
+    let milliseconds = u64::try_from(delay.min(LONGEST).as_millis()).unwrap_or(u64::MAX);
+    let rounded = milliseconds.max(1).div_ceil(1 << LOWEST) << LOWEST;
+    (rounded, rounded.ilog2())
+}
+
+fn level(level: u32) -> String {
+    format!("leveret.delay.{level}")
+}
+
+fn bit(level: u32) -> ShortString {
+    ShortString::try_from(format!("leveret-delay-{level}")).unwrap_or_default()
+}
+
+fn to(target: &DelayTarget) -> String {
+    match target {
+        DelayTarget::Exchange(exchange) => format!("exchange {exchange}"),
+        DelayTarget::Queue(queue) => format!("queue {queue}"),
+    }
+}
+
+/// The exchange that a message so delayed is published to, and the headers it carries.
+pub(crate) fn address(delay: Duration, target: &DelayTarget) -> (String, FieldTable) {
+    let (steps, highest) = steps(delay);
+    let mut headers = FieldTable::new();
+    for level in LOWEST..=highest {
+        headers.insert(bit(level), steps >> level & 1 == 1);
+    }
+    headers.insert(ShortString::from_static(TO), to(target));
+    (level(highest), headers)
+}
+
+/// Takes away what [`address`] added.
+pub(crate) fn clear(headers: &mut Headers) {
+    if headers.remove(TO).is_some() {
+        headers.retain(|name| !name.starts_with("leveret-delay-"));
+    }
+}
+
+/// What must be there for delays up to that of each target.
+pub(crate) fn declarations(delays: &[Delay]) -> Result<Vec<Step>, TopologyError> {
+    let Some(highest) = delays.iter().map(|delay| steps(delay.longest).1).max() else {
+        return Ok(Vec::new());
+    };
+    let mut declared = vec![exchange(OUT)?];
+    for number in LOWEST..=highest {
+        let lower = if number == LOWEST { OUT.to_owned() } else { level(number - 1) };
+        declared.push(exchange(&level(number))?);
+        declared.push(queue(number, &lower)?);
+        declared.push(Step::bind_queue(&level(number), &level(number), "", when(number, true))?);
+        declared.push(Step::bind_exchange(&level(number), &lower, when(number, false))?);
+    }
+    for delay in delays {
+        let mut arguments = FieldTable::new();
+        arguments.insert(ShortString::from_static("x-match"), "all");
+        arguments.insert(ShortString::from_static(TO), to(&delay.target));
+        declared.push(match &delay.target {
+            DelayTarget::Exchange(exchange) => Step::bind_exchange(OUT, exchange, arguments)?,
+            DelayTarget::Queue(queue) => Step::bind_queue(OUT, queue, "", arguments)?,
+        });
+    }
+    Ok(declared)
+}
+
+fn when(level: u32, set: bool) -> FieldTable {
+    let mut arguments = FieldTable::new();
+    arguments.insert(ShortString::from_static("x-match"), "all");
+    arguments.insert(bit(level), set);
+    arguments
+}
+
+fn exchange(text: &str) -> Result<Step, TopologyError> {
+    let declare = ExchangeDeclare {
+        exchange: name("exchange", text)?,
+        kind: ShortString::from_static("headers"),
+        durable: true,
+        ..Default::default()
+    };
+    Ok(Step::new(format!("exchange {text:?}"), declare))
+}
+
+fn queue(number: u32, lower: &str) -> Result<Step, TopologyError> {
+    let mut arguments = FieldTable::new();
+    for (key, value) in [
+        ("x-queue-type", "quorum"),
+        ("x-dead-letter-exchange", lower),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"),
+    ] {
+        arguments.insert(ShortString::from_static(key), value);
+    }
+    arguments.insert(ShortString::from_static("x-message-ttl"), 1_i64 << number);
+    let text = level(number);
+    let declare = QueueDeclare {
+        queue: name("queue", &text)?,
+        durable: true,
+        arguments,
+        ..Default::default()
+    };
+    Ok(Step::new(format!("queue {text:?}"), declare))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_rounded_up_to_a_step_and_is_the_sum_of_its_levels() {
+        for (delay, rounded) in
+            [(0, 16), (1, 16), (16, 16), (17, 32), (1_000, 1_008), (1_024, 1_024)]
+        {
+            let target = DelayTarget::Queue("q".to_owned());
+            let delay = Duration::from_millis(delay);
+            let (exchange, headers) = address(delay, &target);
+            let mut sum = 0;
+            for level in LOWEST..=HIGHEST {
+                if headers.get(bit(level).as_bytes()).and_then(|it| it.as_bool()) == Some(true) {
+                    sum += 1_u64 << level;
+                }
+            }
+            assert_eq!(sum, rounded);
+            assert_eq!(exchange, format!("leveret.delay.{}", rounded.ilog2()));
+        }
+        assert_eq!(steps(Duration::MAX).1, HIGHEST);
+        assert_eq!(steps(LONGEST).0, LONGEST.as_millis() as u64);
+    }
+}

@@ -1,0 +1,117 @@
+//! The toolkit as programs use it, on every transport there is.
+
+// By this lints know that it is tests, helpers included.
+#[cfg(test)]
+mod agents;
+#[cfg(test)]
+mod basics;
+#[cfg(test)]
+mod chance;
+#[cfg(test)]
+#[cfg(feature = "claim-check")]
+mod claim_check;
+#[cfg(test)]
+#[cfg(feature = "dedup-file")]
+mod dedup_file;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod flow;
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+mod rpc;
+#[cfg(test)]
+mod server;
+
+use std::time::Duration;
+
+use leveret::Bus;
+
+/// How long anything may take that a test waits for, in real time or in that of `memory:`.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A broker for one test, and what must live as long.
+pub(crate) enum Place {
+    Memory,
+    Embedded(tempfile::TempDir),
+    Server(server::Server),
+}
+
+impl Place {
+    pub(crate) fn embedded() -> Place {
+        Place::Embedded(tempfile::tempdir().expect("make a directory"))
+    }
+
+    pub(crate) fn server() -> Place {
+        Place::Server(server::Server::start())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Place::Memory => "memory:".to_owned(),
+            Place::Embedded(home) => format!("embedded:{}", home.path().join("data").display()),
+            Place::Server(server) => server.url(),
+        }
+    }
+
+    pub(crate) async fn bus(&self) -> Bus {
+        Bus::connect(&self.url()).await.expect("connect")
+    }
+}
+
+/// Makes three tests of each async function of a [`Bus`]: in memory, where time passes at once,
+/// embedded, and with a server.
+macro_rules! on_every_transport {
+    ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
+        mod memory {
+            $(
+                $(#[$meta])*
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    let place = crate::Place::Memory;
+                    crate::within(super::$name(place.bus().await)).await;
+                }
+            )*
+        }
+        mod embedded {
+            $(
+                $(#[$meta])*
+                #[tokio::test]
+                async fn $name() {
+                    let place = crate::Place::embedded();
+                    crate::within(super::$name(place.bus().await)).await;
+                }
+            )*
+        }
+        mod server {
+            $(
+                $(#[$meta])*
+                #[tokio::test]
+                async fn $name() {
+                    let place = crate::Place::server();
+                    crate::within(super::$name(place.bus().await)).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_transport;
+
+/// Fails if it takes too long.
+pub(crate) async fn within<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, test).await.expect("it takes too long")
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) {
+    while !so().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A bus to the broker that `BUS` names, or to one in memory.
+pub(crate) async fn bus() -> Bus {
+    let url = std::env::var("BUS").unwrap_or_else(|_| "memory:".to_owned());
+    Bus::connect(&url).await.expect("a broker")
+}
