@@ -3,6 +3,7 @@
 mod bench;
 mod client;
 mod consume;
+mod dead;
 mod get;
 mod inspect;
 mod publish;
@@ -39,6 +40,8 @@ enum Command {
     Consume(consume::Args),
     /// Take one message from a queue
     Get(get::Args),
+    /// Look at dead letters, send them back or throw them away
+    Dead(dead::Args),
     /// Show what a data directory holds
     Inspect(inspect::Args),
     /// Save what can be read of a damaged data directory
@@ -62,6 +65,8 @@ enum CommandError {
     System(#[from] std::io::Error),
     #[error(transparent)]
     Repair(#[from] leveret_repair::Error),
+    #[error(transparent)]
+    Bus(#[from] leveret::Error),
     #[error("the broker cancelled the consumer; its queue is gone")]
     Cancelled,
 }
@@ -86,6 +91,7 @@ fn main() -> ExitCode {
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Get(args) => block_on(get::run(args)),
+        Command::Dead(args) => block_on(dead::run(args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Bench(args) => bench::run(&args),

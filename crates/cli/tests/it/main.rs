@@ -8,6 +8,9 @@
 mod abuse;
 mod amqp;
 mod broker;
+// By this lints know that it is tests, helpers included.
+#[cfg(test)]
+mod dead;
 mod examples;
 mod fixture;
 #[cfg(target_os = "linux")]
