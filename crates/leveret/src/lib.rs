@@ -21,6 +21,7 @@
 //!   bodies that go another way
 //! - `publish`; `consume`, with `retry`, `history`, `dedup`, `breaker` and `rate`; `dead_letters`
 //! - `rpc`: questions and answers; `agents`: programs with a name that talk to each other
+//! - `outbox` and `inbox`: messages and PostgreSQL transactions, both or neither
 //! - `transport`: what a broker must be able to do; `topology`: what must be there; `via`: the
 //!   transports there are
 //! - `health`, `stats`: how it goes
@@ -39,11 +40,17 @@ mod dead_letters;
 mod dedup;
 mod error;
 mod failure;
+#[cfg(doctest)]
+mod guide;
 mod health;
 mod history;
+#[cfg(feature = "postgres")]
+mod inbox;
 pub mod json;
 mod letter;
 mod message;
+#[cfg(feature = "postgres")]
+mod outbox;
 mod publish;
 mod rate;
 mod retry;
@@ -73,15 +80,23 @@ pub use error::{ConnectError, Error, PublishError, Result, SubscribeError, Topol
 pub use failure::{BoxError, Failure, Permanent};
 pub use health::{ConnectionHealth, ConnectionState, ConsumerHealth, ConsumerState, Health};
 pub use history::Failed;
+#[cfg(feature = "postgres")]
+pub use inbox::{Inbox, PostgresStore};
 pub use json::Json;
 pub use letter::{Headers, Letter};
 pub use leveret_macros::Message;
 pub use message::{CodecError, Message, Payload, Raw, Text};
 #[cfg(feature = "claim-check")]
 pub use object_store;
+#[cfg(feature = "postgres")]
+pub use outbox::{
+    Outbox, OutboxPublish, OutboxStatus, Parked, Relay, RelayBuilder, RelayHealth, RelayState,
+};
 pub use publish::{Publish, Receipt, Ticket};
 pub use retry::Retry;
 pub use rpc::{Answer, Call, CallError, Fault, ServiceBuilder};
+#[cfg(feature = "postgres")]
+pub use sqlx;
 pub use stats::Stats;
 pub use topology::{
     Binding, Delay, DelayTarget, Exchange, ExchangeKind, Queue, QueueKind, Topology,

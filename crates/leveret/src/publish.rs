@@ -33,6 +33,20 @@ enum To {
     Subject { exchange: Option<Exchange>, subject: Cow<'static, str> },
 }
 
+/// A message that is ready to be sent.
+pub(crate) struct Sealed {
+    pub(crate) to: Address,
+    pub(crate) mandatory: bool,
+    pub(crate) delay: Option<Duration>,
+    pub(crate) letter: Box<Letter>,
+}
+
+/// Where a message goes, with all that is to be known of it.
+pub(crate) enum Address {
+    Queue(String),
+    Subject { exchange: Exchange, subject: Cow<'static, str> },
+}
+
 /// A published message that is not confirmed yet. Awaiting it gives what came of it; dropping it
 /// gives up knowing.
 #[derive(Debug)]
@@ -180,37 +194,51 @@ impl<'a, M: Message> Publish<'a, M> {
     /// # Errors
     /// [`PublishError`] if the message certainly was not sent.
     pub async fn pipelined(self) -> Result<Ticket, PublishError> {
+        let inner = &self.bus.inner;
+        inner.post(self.seal()?).await
+    }
+
+    /// The message as it goes, without a look at the broker.
+    pub(crate) fn seal(self) -> Result<Sealed, PublishError> {
         let Publish { bus, message, to, delay, optional, mut letter } = self;
-        let inner = &bus.inner;
         letter.payload = message.encode()?;
         letter.name = Cow::Borrowed(M::NAME);
         if letter.key.is_none() {
             letter.key = message.key();
         }
-        let target = match to {
-            To::Queue(queue) => Target::Queue(queue),
+        let to = match to {
+            To::Queue(queue) => Address::Queue(queue),
             To::Subject { exchange, subject } => {
                 if subject.is_empty() && exchange.is_none() {
                     let text = "a message without a name: say subject(), or send() it to a queue";
                     return Err(PublishError::Invalid(text.to_owned()));
                 }
-                let exchange = match exchange {
-                    None => inner.exchange.name.clone(),
-                    Some(exchange) => {
-                        let name = exchange.name.clone();
-                        let topology = || Topology::new().exchange(exchange);
-                        inner.ensure_once(name.clone(), topology).await?;
-                        name
-                    }
-                };
-                Target::Subject { exchange, subject }
+                let exchange = exchange.unwrap_or_else(|| bus.inner.exchange.clone());
+                Address::Subject { exchange, subject }
             }
         };
-        inner.dispatch(target, !optional, delay, letter).await
+        Ok(Sealed { to, mandatory: !optional, delay, letter })
     }
 }
 
 impl Inner {
+    /// Sends a message that is ready, and makes the exchange first that it goes to.
+    pub(crate) async fn post(self: &Arc<Self>, sealed: Sealed) -> Result<Ticket, PublishError> {
+        let Sealed { to, mandatory, delay, letter } = sealed;
+        let target = match to {
+            Address::Queue(queue) => Target::Queue(queue),
+            Address::Subject { exchange, subject } => {
+                let name = exchange.name.clone();
+                if name != self.exchange.name {
+                    let topology = || Topology::new().exchange(exchange);
+                    self.ensure_once(name.clone(), topology).await?;
+                }
+                Target::Subject { exchange: name, subject }
+            }
+        };
+        self.dispatch(target, mandatory, delay, letter).await
+    }
+
     /// Sends a letter.
     pub(crate) async fn dispatch(
         self: &Arc<Self>,

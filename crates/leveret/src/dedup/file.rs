@@ -56,7 +56,7 @@ impl Dedup {
     /// way, is known to the next one.
     ///
     /// The file is there at once, and is a [redb](https://www.redb.org) database. It belongs to one
-    /// process at a time. An id takes about 200 bytes in it; what is forgotten makes room for
+    /// process at a time. An id takes about 250 bytes in it; what is forgotten makes room for
     /// others, and the file does not become smaller. After a crash, opening it reads all of it.
     ///
     /// Ids that are remembered at the same time share one write to the disk.
@@ -325,6 +325,8 @@ mod tests {
             let taken = start.elapsed();
             println!("{count} ids by {tasks} tasks: {taken:?}, {:?} each", taken / count as u32);
         }
+        let bytes = std::fs::metadata(folder.path().join("handled")).unwrap().len();
+        println!("{bytes} bytes");
     }
 
     /// Run as a process of its own by the tests below: handles ids and says which are remembered.

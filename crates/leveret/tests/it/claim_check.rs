@@ -21,7 +21,7 @@ fn body(bytes: usize) -> Raw {
 
 async fn bus(url: &str, store: ClaimCheck) -> Bus {
     let url = std::env::var("BUS").unwrap_or_else(|_| url.to_owned());
-    Bus::builder(&url).large_bodies(store).connect().await.unwrap()
+    Bus::builder(&url).large_bodies(store).connect().await.expect("a bus")
 }
 
 /// Consumes a queue; what is handled can be received.
@@ -36,28 +36,31 @@ async fn consume(bus: &Bus, queue: &str, subject: &str) -> UnboundedReceiver<Byt
     .retry(Retry::fixed(Duration::from_secs(1)).attempts(2))
     .start()
     .await
-    .unwrap();
+    .expect("a consumer");
     handled
 }
 
 async fn dead(bus: &Bus, queue: &str) -> leveret::DeadLetter {
-    while bus.dead_letters(queue).count().await.unwrap() == 0 {
+    while bus.dead_letters(queue).count().await.expect("a count") == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    bus.dead_letters(queue).list(1).await.unwrap().remove(0)
+    bus.dead_letters(queue).list(1).await.expect("a list").remove(0)
 }
 
 async fn two_queues_share_a_body(bus: &Bus, store: &ClaimCheck, bytes: usize) {
     let mut left = consume(bus, "left", "film.made").await;
     let mut right = consume(bus, "right", "film.made").await;
     let film = body(bytes);
-    bus.publish(&film).subject("film.made").await.unwrap();
+    bus.publish(&film).subject("film.made").await.expect("a confirm");
     for handled in [&mut left, &mut right] {
-        let came = timeout(PATIENCE, handled.recv()).await.unwrap().unwrap();
+        let came = timeout(PATIENCE, handled.recv())
+            .await
+            .expect("a message in time")
+            .expect("a consumer");
         assert!(came == film.0);
     }
-    assert_eq!(store.sweep(Duration::from_secs(3600)).await.unwrap().bodies, 0);
-    assert_eq!(store.sweep(Duration::ZERO).await.unwrap().bodies, 1);
+    assert_eq!(store.sweep(Duration::from_secs(3600)).await.expect("a sweep").bodies, 0);
+    assert_eq!(store.sweep(Duration::ZERO).await.expect("a sweep").bodies, 1);
     bus.close().await;
 }
 

@@ -18,11 +18,20 @@ mod faults;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]
+#[cfg(feature = "postgres")]
+mod inbox;
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod outbox;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod rpc;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod servers;
 
 use std::time::Duration;
 

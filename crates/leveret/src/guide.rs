@@ -1,0 +1,13 @@
+//! The guide's pages: the programs in them are compiled and run as tests.
+
+#[cfg(all(feature = "dedup-file", feature = "postgres"))]
+#[doc = include_str!("../../../docs/guide/idempotency.md")]
+mod idempotency {}
+
+#[cfg(feature = "claim-check")]
+#[doc = include_str!("../../../docs/guide/large-messages.md")]
+mod large_messages {}
+
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../../../docs/guide/outbox.md")]
+mod outbox {}
