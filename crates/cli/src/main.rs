@@ -1,5 +1,6 @@
 //! The `leveret` command: the broker, and what a person wants beside it in a shell.
 
+mod agents;
 mod bench;
 mod client;
 mod consume;
@@ -42,6 +43,8 @@ enum Command {
     Get(get::Args),
     /// Look at dead letters, send them back or throw them away
     Dead(dead::Args),
+    /// Show which agents are started, and how they are
+    Agents(agents::Args),
     /// Show what a data directory holds
     Inspect(inspect::Args),
     /// Save what can be read of a damaged data directory
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Consume(args) => block_on(consume::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Dead(args) => block_on(dead::run(args)),
+        Command::Agents(args) => block_on(agents::run(args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Repair(args) => repair::run(args),
         Command::Bench(args) => bench::run(&args),

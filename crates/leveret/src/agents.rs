@@ -91,6 +91,15 @@ impl Agents {
         self.agent(name).role(role).register().await
     }
 
+    /// Takes an agent of another process into [`Agents::debug_queues`] and [`Agents::health`],
+    /// without touching its inbox.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if nothing can be called that.
+    pub fn watch(&self, name: &str) -> Result<()> {
+        self.remember(&AgentName::new(name).map_err(Error::Invalid)?, None)
+    }
+
     /// Sends a note to an agent. It returns when the broker has it in the agent's inbox. The note
     /// begins a conversation, unless it says which one it belongs to.
     ///

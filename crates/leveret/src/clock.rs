@@ -37,6 +37,7 @@ impl Clock {
     }
 
     /// When it is or was so many milliseconds since 1970.
+    #[cfg(feature = "embedded")]
     pub(crate) fn instant(&self, milliseconds: u64) -> Instant {
         self.start + Duration::from_millis(milliseconds).saturating_sub(self.origin)
     }

@@ -19,8 +19,15 @@ pub(crate) async fn open(url: &str, within: Duration) -> Result<Arc<dyn Transpor
         #[cfg(feature = "embedded")]
         Address::Memory => crate::via::embedded::in_memory(within),
         #[cfg(not(feature = "embedded"))]
-        _ => Err(ConnectError::Url("this program was built without the feature embedded".into())),
+        Address::Embedded(path) => Err(without_embedded(&format!("embedded:{}", path.display()))),
+        #[cfg(not(feature = "embedded"))]
+        Address::Memory => Err(without_embedded("memory:")),
     }
+}
+
+#[cfg(not(feature = "embedded"))]
+fn without_embedded(url: &str) -> ConnectError {
+    ConnectError::Url(format!("{url} needs the feature embedded, which this program lacks"))
 }
 
 fn over_network(amqp: url::Amqp, within: Duration) -> Result<Arc<dyn Transport>, ConnectError> {

@@ -1,5 +1,8 @@
 //! The guide's pages: the programs in them are compiled and run as tests.
 
+#[doc = include_str!("../../../docs/guide/agents.md")]
+mod agents {}
+
 #[cfg(all(feature = "dedup-file", feature = "postgres"))]
 #[doc = include_str!("../../../docs/guide/idempotency.md")]
 mod idempotency {}
@@ -11,3 +14,6 @@ mod large_messages {}
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../docs/guide/outbox.md")]
 mod outbox {}
+
+#[doc = include_str!("../../../docs/guide/request-reply.md")]
+mod request_reply {}

@@ -6,6 +6,7 @@
 //! `LEVERET_TEST_AMQP_URL` at a broker that runs already (tests that must kill it are skipped).
 
 mod abuse;
+mod agents;
 mod amqp;
 mod broker;
 // By this lints know that it is tests, helpers included.

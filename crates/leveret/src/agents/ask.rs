@@ -18,7 +18,7 @@ use crate::transport::BoxFuture;
 
 /// A question to an agent. Nothing happens before it is awaited.
 ///
-/// Unlike that of [`crate::Bus::call`], the question is kept on disk and never asked twice: an
+/// Unlike that of [`crate::Bus::call`], the question is kept on disk and not asked again: an
 /// agent that is down answers when it is back, if the deadline has not passed by then.
 #[must_use = "nothing is asked unless it is awaited"]
 pub struct Ask<'a, A> {

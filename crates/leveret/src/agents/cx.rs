@@ -166,7 +166,7 @@ impl AgentCx {
     /// # Errors
     /// [`Error::Publish`] if the other agent does not get it; [`Error::Invalid`] if it waits for
     /// the answer itself, or the note was handed off 32 times already.
-    pub async fn hand_off(&self, to: &str) -> Result<Receipt> {
+    pub async fn hand_off(&self, to: &str) -> Result<()> {
         let name = AgentName::new(to).map_err(Error::Invalid)?;
         let errand = self.inner.errand.handed_to(&name);
         let errand = errand.map_err(|error| Error::Invalid(error.to_string()))?;
@@ -180,7 +180,8 @@ impl AgentCx {
             note.context = thread.context.clone();
             note.transcript = thread.transcript.clone();
         }
-        Ok(errand.send(self.inner.cx.bus(), name.routing_key(), &note).await?)
+        errand.send(self.inner.cx.bus(), name.routing_key(), &note).await?;
+        Ok(())
     }
 
     /// Asks another agent, as [`Agents::ask`]. While it waits, the agent handles notes of other

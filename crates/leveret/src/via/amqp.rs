@@ -63,6 +63,7 @@ impl Amqp {
     }
 
     /// Keeps something for as long as this lives; it is what [`Transport::native`] gives.
+    #[cfg(feature = "embedded")]
     pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
         self.kept = Some(Box::new(kept));
         self

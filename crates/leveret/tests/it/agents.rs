@@ -44,7 +44,7 @@ async fn shop(agents: &Agents) {
         assert_eq!((cx.name(), cx.role()), ("Triage", "router"));
         match note.content.as_str() {
             Some("lost") => cx.reply("I do not know who could help").await?,
-            _ => drop(cx.hand_off("Billing").await?),
+            _ => cx.hand_off("Billing").await?,
         }
         Ok(())
     };
@@ -274,6 +274,8 @@ async fn an_ask_outlives_the_server_and_is_asked_once() {
     let agents = one.agents();
     let trouble = async {
         until(async || one.queue("agent_echo_queue").await.unwrap().unwrap().messages == 1).await;
+        // What is not confirmed is sent again.
+        until(async || one.health().unconfirmed == 0).await;
         server.kill();
         server.restart();
         let agents = two.agents();

@@ -20,30 +20,26 @@ fn waiting(go: &Arc<Semaphore>) -> impl leveret::AgentHandler {
     }
 }
 
+/// What is shown of "Agent A", to the byte.
+fn object(messages: u64, consumers: u64, status: &str) -> String {
+    let names = r#""queue_name":"agent_agent_a_queue""#;
+    let counts = format!(r#""message_count":{messages},"consumer_count":{consumers}"#);
+    let rest = format!(r#""routing_key":"agent.agent_a","status":"{status}""#);
+    format!(r#"{{"Agent A":{{{names},{counts},{rest}}}}}"#)
+}
+
 async fn debug_queues_are_as_promised(bus: Bus) {
     let agents = bus.agents();
     agents.register("Agent A", "Sender").await.unwrap();
     let shown = async || serde_json::to_string(&agents.debug_queues().await.unwrap()).unwrap();
-    assert_eq!(
-        shown().await,
-        concat!(
-            r#"{"Agent A":{"queue_name":"agent_agent_a_queue","message_count":0,"#,
-            r#""consumer_count":0,"routing_key":"agent.agent_a","status":"idle"}}"#,
-        )
-    );
+    assert_eq!(shown().await, object(0, 0, "idle"));
     let go = Arc::new(Semaphore::new(0));
     let agent = agents.agent("Agent A").role("Sender").prefetch(1).on(waiting(&go));
     let agent = agent.start().await.unwrap();
     agents.send("Agent A", "in handling").await.unwrap();
     until(async || agent.health().handling == 1).await;
     agents.send("Agent A", "waits").await.unwrap();
-    assert_eq!(
-        shown().await,
-        concat!(
-            r#"{"Agent A":{"queue_name":"agent_agent_a_queue","message_count":1,"#,
-            r#""consumer_count":1,"routing_key":"agent.agent_a","status":"active"}}"#,
-        )
-    );
+    assert_eq!(shown().await, object(1, 1, "active"));
     go.add_permits(2);
     until(async || agent.health().handled == 2).await;
     agent.stop(Duration::from_secs(1)).await;
