@@ -15,6 +15,31 @@
 //! - What is lost is found again: connections are made again, with all that was declared; what was
 //!   not confirmed is sent again, and consumers go on. [`Bus::health`] tells how that goes.
 //!
+//! ```
+//! use leveret::{Bus, Cx, Message, Result};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize, Message)]
+//! #[message(name = "order.created")]
+//! struct OrderCreated {
+//!     id: u64,
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result {
+//!     let bus = Bus::connect("memory:").await?;
+//!     let bill = async |order: OrderCreated, _: Cx| Ok(println!("order {} is billed", order.id));
+//!     bus.consume("billing", bill).start().await?;
+//!     bus.publish(&OrderCreated { id: 1 }).await?;
+//! #   while bus.health().consumers[0].handled == 0 {
+//! #       tokio::task::yield_now().await;
+//! #   }
+//!     bus.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The guide (`docs/guide`) has a page for each pattern.
+//!
 //! # Layout
 //! - `bus`, `connect`, `url`: the bus, from a URL on
 //! - `message`, `json`, `letter`: what is sent, and what is written on the outside; `claim_check`:

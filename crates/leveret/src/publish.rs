@@ -145,7 +145,8 @@ impl<'a, M: Message> Publish<'a, M> {
         self
     }
 
-    /// Delivered after this time, not now. It is kept by the broker meanwhile.
+    /// Delivered after this time, not now. It is kept by the broker meanwhile, and cannot have
+    /// [`Publish::expires`].
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
@@ -261,6 +262,11 @@ impl Inner {
         }
         let delay = delay.filter(|delay| !delay.is_zero());
         if let Some(delay) = delay {
+            if letter.expires.is_some() {
+                // It would expire on its way, and come early.
+                let text = "a message cannot both be put off and expire: say delay() or expires()";
+                return Err(PublishError::Invalid(text.to_owned()));
+            }
             self.ensure_delay(&target, delay, capabilities.delay_max, capabilities.name).await?;
         }
         letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
@@ -279,7 +285,8 @@ impl Inner {
         longest: Option<Duration>,
         transport: &'static str,
     ) -> Result<(), PublishError> {
-        if longest.is_none_or(|longest| delay > longest) {
+        let longest = longest.unwrap_or_default();
+        if delay > longest {
             let text =
                 format!("{transport} puts messages off by at most {longest:?}, not {delay:?}");
             return Err(PublishError::Invalid(text));
