@@ -1,8 +1,8 @@
 //! Topics: who listens says by patterns of words what to hear. Everyone has a queue of his own,
 //! which goes when he does: what is logged while nobody listens is gone.
 //!
-//! `topic_logs emit kernel.error A critical kernel error`, `topic_logs receive '*.error'
-//! 'kernel.*'`, `topic_logs all` for both in one process
+//! `topic_logs emit kernel.error A critical kernel error`,
+//! `topic_logs receive '*.error' 'kernel.*'`, `topic_logs all` for both in one process
 
 use leveret::{Bus, Cx, Exchange, Result, Text};
 use leveret_examples::{connect, no_part, part};

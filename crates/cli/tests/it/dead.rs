@@ -28,10 +28,10 @@ struct Shell {
 
 impl Shell {
     fn open() -> Shell {
-        let (broker, runtime) = (Broker::start(), Runtime::new().unwrap());
+        let (broker, runtime) = (Broker::start(), Runtime::new().expect("a runtime"));
         runtime.block_on(async {
             let connection = connect(broker.url()).await;
-            let channel = connection.create_channel().await.unwrap();
+            let channel = connection.create_channel().await.expect("a channel");
             for queue in [QUEUE, OTHER] {
                 delete(&channel, queue).await;
                 delete(&channel, &format!("{queue}.dead")).await;
@@ -44,22 +44,22 @@ impl Shell {
     fn dead(&self, line: &str) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
         command.arg("dead").args(line.split(' ')).env("LEVERET_URI", self.broker.url());
-        let output = command.output().unwrap();
+        let output = command.output().expect("run leveret");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
+        (output.status.code().expect("an exit code"), text(&output.stdout) + &text(&output.stderr))
     }
 
     /// The dead letters as JSON.
     fn list(&self) -> Value {
         let (code, text) = self.dead(&format!("list {QUEUE} --json"));
         assert_eq!(code, 0, "{text}");
-        serde_json::from_str(&text).unwrap()
+        serde_json::from_str(&text).expect("JSON")
     }
 
     fn waiting(&self, queue: &str) -> u64 {
         self.runtime.block_on(async {
-            let bus = Bus::connect(self.broker.url()).await.unwrap();
-            let status = bus.queue(queue).await.unwrap();
+            let bus = Bus::connect(self.broker.url()).await.expect("connect");
+            let status = bus.queue(queue).await.expect("ask for a queue");
             bus.close().await;
             status.map_or(0, |status| status.messages)
         })
@@ -68,20 +68,24 @@ impl Shell {
 
 /// One order that a carrier refuses twice, one that makes no sense, and one that is none.
 async fn die(url: &str) {
-    let bus = Bus::connect(url).await.unwrap();
+    let bus = Bus::connect(url).await.expect("connect");
     let ship = |order: OrderPaid, _: Cx| async move {
         order.weight.parse::<u32>().permanent()?;
         Err(Failure::transient("the carrier\u{1b}[2J does not answer"))
     };
     let retry = Retry::fixed(Duration::from_millis(20)).attempts(2);
-    let consumer = bus.consume(QUEUE, ship).retry(retry).start().await.unwrap();
+    let consumer = bus.consume(QUEUE, ship).retry(retry).start().await.expect("consume");
     for (id, weight) in [(1, "250"), (2, "heavy")] {
         let order = OrderPaid { id, weight: weight.to_owned() };
-        bus.publish(&order).id(format!("order-{id}")).header("shop", "north").await.unwrap();
+        bus.publish(&order)
+            .id(format!("order-{id}"))
+            .header("shop", "north")
+            .await
+            .expect("publish");
     }
-    bus.send(QUEUE, &Raw(vec![0xff; 20].into())).id("no-order").await.unwrap();
+    bus.send(QUEUE, &Raw(vec![0xff; 20].into())).id("no-order").await.expect("send");
     let start = Instant::now();
-    while bus.dead_letters(QUEUE).count().await.unwrap() < 3 {
+    while bus.dead_letters(QUEUE).count().await.expect("count") < 3 {
         assert!(start.elapsed() < LIMIT, "no dead letters");
         sleep(Duration::from_millis(10)).await;
     }

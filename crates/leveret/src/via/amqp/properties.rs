@@ -30,8 +30,8 @@ const JSON: &str = "application/json";
 const KEY: &str = "leveret-key";
 /// How often a quorum queue has delivered a message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
-/// How much the properties of a message may take, in bytes. They go in one frame, of 128 KiB with most
-/// brokers, and a broker ends the connection at a larger one.
+/// How much the properties of a message may take, in bytes. They go in one frame, of 128 KiB with
+/// most brokers, and a broker ends the connection at a larger one.
 const PROPERTIES_BYTES_MAX: usize = 120 * 1024;
 /// What brokers write on dead letters. It says nothing of a message that was only put off, and a
 /// broker that found it on a new message would think that it goes round in circles.

@@ -39,6 +39,8 @@ pub(crate) struct Publisher {
     within: Duration,
     /// Told when nothing is unconfirmed any more.
     idle: Notify,
+    /// Told when something is, or when nothing more will come.
+    busy: Notify,
 }
 
 #[derive(Default)]
@@ -77,7 +79,8 @@ impl Publisher {
     /// A publisher over that link. Its task ends with the link.
     pub(crate) fn start(link: &Link, within: Duration) -> Arc<Publisher> {
         let state = Mutex::default();
-        let publisher = Arc::new(Publisher { state, within, idle: Notify::new() });
+        let (idle, busy) = (Notify::new(), Notify::new());
+        let publisher = Arc::new(Publisher { state, within, idle, busy });
         tokio::spawn(Arc::clone(&publisher).run(link.status()));
         tokio::spawn(Arc::clone(&publisher).sweep(link.status()));
         publisher
@@ -100,6 +103,9 @@ impl Publisher {
                 }
                 state.pending.push_back(pending);
                 state.push();
+                if state.pending.len() == 1 {
+                    self.busy.notify_one();
+                }
             }
         }
     }
@@ -229,21 +235,22 @@ impl Publisher {
         }
     }
 
-    /// Gives up what took too long.
+    /// Gives up what took too long. While nothing is unconfirmed nobody wakes up for that.
     async fn sweep(self: Arc<Self>, link: watch::Receiver<Status>) {
         loop {
             sleep(SWEEP).await;
             let trouble = || link.borrow().trouble();
-            let told = {
+            let (told, idle) = {
                 let mut state = self.lock();
                 if state.closed {
                     return;
                 }
-                state.overdue(self.within, trouble)
+                (state.overdue(self.within, trouble), state.pending.is_empty())
             };
             told.into_iter().for_each(|(done, error)| done.tell(Err(error)));
-            if self.lock().pending.is_empty() {
+            if idle {
                 self.idle.notify_waiters();
+                self.busy.notified().await;
             }
         }
     }
@@ -264,6 +271,7 @@ impl Publisher {
             }));
         }
         self.idle.notify_waiters();
+        self.busy.notify_one();
     }
 }
 
