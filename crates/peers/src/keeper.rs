@@ -180,6 +180,11 @@ impl Process {
         assert!(self.end(Signal::TERM, limit), "{} does not end:\n{}", self.name(), self.log());
     }
 
+    /// The same, of one that ends at once when it is interrupted, whoever uses it.
+    pub(crate) fn interrupt(&mut self, limit: Duration) {
+        assert!(self.end(Signal::INT, limit), "{} does not end:\n{}", self.name(), self.log());
+    }
+
     /// What it has said.
     pub(crate) fn log(&self) -> String {
         tail(&self.log)

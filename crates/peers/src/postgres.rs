@@ -80,9 +80,9 @@ impl Postgres {
         self.process.take().expect("the server runs").kill();
     }
 
-    /// Asks it to end, and waits until it has. It waits for its clients.
+    /// Asks it to end, and waits until it has. It does not wait for its clients.
     pub fn stop(&mut self) {
-        self.process.take().expect("the server runs").terminate(STOP_LIMIT);
+        self.process.take().expect("the server runs").interrupt(STOP_LIMIT);
     }
 
     /// Starts it again, with the same data and at the same port.
