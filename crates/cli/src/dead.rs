@@ -4,7 +4,7 @@
 mod show;
 
 use crate::{CommandError, Outcome};
-use leveret::{Bus, DeadLetters, Exchange, Filter, Redriven};
+use leveret::{Bus, DeadLetters, Filter, Redriven};
 use std::io::{ErrorKind, Write, stdout};
 use std::time::Duration;
 
@@ -116,9 +116,7 @@ impl Which {
 /// Does what the command says.
 pub(crate) async fn run(args: Args) -> Result<Outcome, CommandError> {
     let place = args.command.place();
-    // An exchange that every broker has, so that none is made: nothing here needs one.
-    let bus = Bus::builder(&place.uri).exchange(Exchange::topic("amq.topic").existing());
-    let bus = bus.connect_timeout(CONNECT_TIMEOUT).connect().await?;
+    let bus = Bus::builder(&place.uri).connect_timeout(CONNECT_TIMEOUT).connect().await?;
     let outcome = args.command.run(&bus).await;
     bus.close().await;
     outcome

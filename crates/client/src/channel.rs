@@ -188,6 +188,12 @@ impl Channel {
         poll_fn(|cx| self.poll_room(cx)).await;
     }
 
+    /// Whether the broker takes no messages for now; see [`crate::Connection::blocked`].
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.shared.is_blocked()
+    }
+
     /// Closes the channel, and waits for the broker's agreement.
     ///
     /// # Errors

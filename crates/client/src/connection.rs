@@ -203,6 +203,10 @@ impl Shared {
         self.ended.borrow().clone()
     }
 
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
+    }
+
     pub(crate) fn set_blocked(&self, reason: Option<String>) {
         self.blocked.send_replace(reason);
     }

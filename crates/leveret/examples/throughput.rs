@@ -59,7 +59,7 @@ async fn bus(url: &str, messages: u64, persistent: bool) -> Times {
         }
     };
     let start = Instant::now();
-    let consumer = bus.consume(&queue, handler).subjects::<&str>([]).prefetch(PREFETCH);
+    let consumer = bus.consume(&queue, handler).sent_only().prefetch(PREFETCH);
     consumer.start().await?;
     let publisher = bus.clone();
     let publishing = tokio::spawn(async move {

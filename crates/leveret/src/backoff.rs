@@ -27,9 +27,17 @@ impl Backoff {
     /// The delay without chance.
     pub(crate) fn whole(&self, failures: u32) -> Duration {
         let steps = failures.saturating_sub(1).min(1_000);
-        let seconds = self.first.as_secs_f64() * self.factor.powi(steps as i32);
-        Duration::from_secs_f64(seconds.min(self.longest.as_secs_f64()))
+        times(self.first, self.factor.powi(steps as i32)).min(self.longest)
     }
+}
+
+/// So many times a duration; the longest there is if it would be longer.
+pub(crate) fn times(duration: Duration, factor: f64) -> Duration {
+    if duration.is_zero() {
+        return duration;
+    }
+    let seconds = duration.as_secs_f64() * factor;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -42,6 +50,8 @@ mod tests {
         let whole: Vec<u128> = (0..7).map(|n| backoff.whole(n).as_millis()).collect();
         assert_eq!(whole, [100, 100, 200, 400, 800, 1_000, 1_000]);
         assert_eq!(backoff.whole(u32::MAX), Duration::from_secs(1));
+        let endless = Backoff::new(Duration::from_secs(1), 2.0, Duration::MAX);
+        assert_eq!(endless.whole(u32::MAX), Duration::MAX);
         for failures in 0..100 {
             let delay = backoff.delay(failures);
             assert!(delay >= backoff.whole(failures) / 2 && delay <= backoff.whole(failures));

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::OnceCell;
 
 use crate::chance::Names;
@@ -23,11 +24,15 @@ use crate::message::{Message, Payload};
 use crate::publish::{Publish, Window};
 use crate::rpc::Replies;
 use crate::stats::{Counters, Stats};
+use crate::testing::Recorder;
 use crate::topology::{Exchange, Topology};
 use crate::transport::{Capabilities, QueueStatus, Transport};
 
 /// How long consumers may take to finish what they are doing when a bus is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The URL of a broker for tests.
+const IN_MEMORY: &str = "memory:";
 
 /// A way to a broker: programs publish and consume through it. Clones are the same bus.
 ///
@@ -43,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) transport: Arc<dyn Transport>,
     /// Where messages are published that name no other exchange.
     pub(crate) exchange: Exchange,
+    /// Declared by the first message that goes there.
+    exchange_ready: OnceCell<()>,
     pub(crate) names: Names,
     pub(crate) window: Window,
     pub(crate) large_bodies: LargeBodies,
@@ -50,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     /// Opened by the first question.
     pub(crate) replies: OnceCell<Replies>,
+    /// What was published, for tests: on `memory:` alone.
+    pub(crate) recorder: Option<Recorder>,
     /// Exchanges and delays that were declared for publishing.
     ensured: Mutex<HashSet<Cow<'static, str>>>,
     consumers: Mutex<Vec<Arc<ConsumerShared>>>,
@@ -194,7 +203,8 @@ impl Bus {
         self.inner.transport.capabilities()
     }
 
-    /// What is below, for who needs more: the `leveret_broker::Broker` of `embedded:`.
+    /// What is below, for who needs more: the `leveret_broker::Broker` of `embedded:` and
+    /// `memory:`.
     #[must_use]
     pub fn native<T: 'static>(&self) -> Option<&T> {
         self.inner.transport.native()?.downcast_ref()
@@ -206,9 +216,7 @@ impl Bus {
         for consumer in &consumers {
             consumer.stop();
         }
-        for consumer in &consumers {
-            consumer.stopped(DRAIN_TIMEOUT).await;
-        }
+        join_all(consumers.iter().map(|consumer| consumer.stopped(DRAIN_TIMEOUT))).await;
         self.inner.transport.close().await;
     }
 
@@ -241,6 +249,17 @@ async fn signal() -> std::io::Result<()> {
 impl Inner {
     pub(crate) fn consumers(&self) -> MutexGuard<'_, Vec<Arc<ConsumerShared>>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares an exchange that messages are published to, unless that was done before.
+    pub(crate) async fn ensure_exchange(&self, exchange: Exchange) -> Result<(), TopologyError> {
+        if exchange.name != self.exchange.name {
+            let topology = || Topology::new().exchange(exchange.clone());
+            return self.ensure_once(exchange.name.clone(), topology).await;
+        }
+        let topology = || Topology::new().exchange(self.exchange.clone());
+        let declare = async || self.transport.ensure(topology()).await;
+        self.exchange_ready.get_or_try_init(declare).await.map(|&()| ())
     }
 
     /// Declares something for publishing, unless that was done before.
@@ -311,8 +330,9 @@ impl BusBuilder {
     ///
     /// # Errors
     /// [`Error::Connect`] if the URL makes no sense, the login is refused, or nobody answers in
-    /// time; [`Error::Topology`] if the exchange is there already and differs.
+    /// time.
     pub async fn connect(self) -> Result<Bus> {
+        let in_memory = self.transport.is_none() && self.url == IN_MEMORY;
         let transport = match self.transport {
             Some(transport) => transport,
             None => connect::open(&self.url, self.confirm_timeout).await?,
@@ -323,18 +343,18 @@ impl BusBuilder {
         })?;
         let inner = Inner {
             transport,
-            exchange: self.exchange.clone(),
+            exchange: self.exchange,
+            exchange_ready: OnceCell::new(),
             names,
             window: Window::new(self.window_messages, self.window_bytes),
             large_bodies: self.large_bodies,
             clock: Clock::new(),
             counters: Counters::default(),
             replies: OnceCell::new(),
+            recorder: in_memory.then(Recorder::default),
             ensured: Mutex::default(),
             consumers: Mutex::default(),
         };
-        let exchange = self.exchange;
-        inner.ensure_once(exchange.name.clone(), || Topology::new().exchange(exchange)).await?;
         Ok(Bus { inner: Arc::new(inner) })
     }
 }

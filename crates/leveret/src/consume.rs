@@ -102,6 +102,7 @@ pub(crate) struct Policy {
 /// A consumer that consumes, until it is stopped; dropping this does not stop it.
 #[derive(Clone)]
 pub struct Consumer {
+    bus: Bus,
     shared: Arc<ConsumerShared>,
 }
 
@@ -200,13 +201,18 @@ impl<W: Way> ConsumerBuilder<W> {
     }
 
     /// Of these subjects instead of the message's name. Where the exchange routes by topics they
-    /// may be patterns: `*` is one word, `#` any number of them. None for what is sent to the queue
-    /// alone.
+    /// may be patterns: `*` is one word, `#` any number of them.
     pub fn subjects<S: Into<Cow<'static, str>>>(
         mut self,
         subjects: impl IntoIterator<Item = S>,
     ) -> Self {
         self.subjects = subjects.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Only of what is sent to the queue by [`Bus::send`], and not of what is published.
+    pub fn sent_only(mut self) -> Self {
+        self.subjects.clear();
         self
     }
 
@@ -311,7 +317,10 @@ impl<W: Way> ConsumerBuilder<W> {
         self.check()?;
         let queue = self.queue.name.clone();
         let exchange = self.exchange.clone().unwrap_or_else(|| inner.exchange.clone());
-        let mut topology = Topology::new().exchange(exchange.clone());
+        let mut topology = Topology::new();
+        if !self.subjects.is_empty() {
+            topology = topology.exchange(exchange.clone());
+        }
         if self.keeps_dead {
             topology = topology.queue(dead_queue(&queue));
         }
@@ -346,7 +355,7 @@ impl<W: Way> ConsumerBuilder<W> {
         let order = Order { by_key: self.ordered, again: !self.own };
         Intake::start(inlet, &work, &course, order, self.concurrency);
         inner.consumers().push(Arc::clone(&shared));
-        Ok(Consumer { shared })
+        Ok(Consumer { bus, shared })
     }
 
     /// Refuses what the transport cannot do.
@@ -383,10 +392,12 @@ impl<W: Way> ConsumerBuilder<W> {
 impl Consumer {
     /// Fetches no more messages, lets handlers finish, and gives back what was fetched and not
     /// begun. Handlers that take longer than `within` are dropped where they wait; their messages
-    /// come again.
+    /// come again. The bus's health
+    /// tells no more of it then.
     pub async fn stop(&self, within: Duration) {
         self.shared.stop();
         self.shared.stopped(within).await;
+        self.bus.inner.consumers().retain(|it| !Arc::ptr_eq(it, &self.shared));
     }
 
     /// How it is.

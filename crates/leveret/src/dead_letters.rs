@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::bus::Bus;
 use crate::claim_check;
@@ -20,6 +20,8 @@ use crate::transport::{Inbound, Inlet, Source, Subscription, Target};
 const SUFFIX: &str = ".dead";
 /// When nothing has come for so long, nothing more will.
 const QUIET: Duration = Duration::from_millis(500);
+/// How often one looks whether they are back in their queue.
+const POLL: Duration = Duration::from_millis(10);
 /// How often a broker may deliver a dead letter to who only looks, before it thinks that this does
 /// no good.
 const LOOKS_MAX: u64 = 1_000_000;
@@ -81,6 +83,12 @@ pub struct Redriven {
     pub done: u64,
     /// How many the filter did not mean; they are dead letters still.
     pub kept: u64,
+}
+
+/// What is to be done with dead letters.
+enum Act<'a> {
+    Discard,
+    Redrive { to: Option<&'a str>, pace: Pace },
 }
 
 impl Filter {
@@ -199,8 +207,13 @@ impl DeadLetters {
             let dead = batch.drain(..).map(|inbound| DeadLetter::new(&inbound, &self.queue));
             found.extend(dead);
         }
-        // Those that were looked at go back with the inlet.
         found.truncate(most);
+        // Those that were looked at go back with the inlet; whoever looks next should find them.
+        drop(inlet);
+        let start = Instant::now();
+        while self.count().await? < count && start.elapsed() < QUIET {
+            sleep(POLL).await;
+        }
         Ok(found)
     }
 
@@ -242,16 +255,16 @@ impl DeadLetters {
         filter: &Filter,
         per_second: u32,
     ) -> Result<Redriven> {
-        let mut pace = Pace::new(Rate::new(per_second, Duration::from_secs(1)));
-        self.each(filter, async |dead: DeadLetter| {
-            pace.wait().await;
-            let mut letter = Box::new(dead.letter);
-            history::revive(&mut letter);
-            let target = Target::Queue(queue.map_or(dead.queue, str::to_owned));
-            self.bus.inner.dispatch(target, true, None, letter).await?.await?;
-            Ok(())
-        })
-        .await
+        let pace = Pace::new(Rate::new(per_second, Duration::from_secs(1)));
+        self.each(filter, Act::Redrive { to: queue, pace }).await
+    }
+
+    async fn send_back(&self, dead: DeadLetter, to: Option<&str>) -> Result<()> {
+        let mut letter = Box::new(dead.letter);
+        history::revive(&mut letter);
+        let target = Target::Queue(to.map_or(dead.queue, str::to_owned));
+        self.bus.inner.dispatch(target, true, None, letter).await?.await?;
+        Ok(())
     }
 
     /// Throws those away that the filter means.
@@ -259,16 +272,12 @@ impl DeadLetters {
     /// # Errors
     /// [`Error`] if the queue of dead letters cannot be read.
     pub async fn discard(&self, filter: &Filter) -> Result<Redriven> {
-        self.each(filter, async |_| Ok(())).await
+        self.each(filter, Act::Discard).await
     }
 
     /// Does something with each that the filter means and takes it out. Those that come after this
     /// has begun are left alone.
-    async fn each(
-        &self,
-        filter: &Filter,
-        mut act: impl AsyncFnMut(DeadLetter) -> Result<()>,
-    ) -> Result<Redriven> {
+    async fn each(&self, filter: &Filter, mut act: Act<'_>) -> Result<Redriven> {
         let mut redriven = Redriven::default();
         // Without a limit: those that are kept are out all the time.
         let Some((mut inlet, count)) = self.open(0).await? else { return Ok(redriven) };
@@ -281,7 +290,10 @@ impl DeadLetters {
                 }
                 let (token, dead) = (inbound.token, DeadLetter::new(&inbound, &self.queue));
                 if filter.means(&dead) {
-                    act(dead).await?;
+                    if let Act::Redrive { to, pace } = &mut act {
+                        pace.wait().await;
+                        self.send_back(dead, *to).await?;
+                    }
                     settler.ack(token);
                     settler.flush();
                     redriven.done += 1;

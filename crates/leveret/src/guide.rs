@@ -50,3 +50,6 @@ struct Outbox;
 
 #[doc = include_str!("../../../docs/guide/request-reply.md")]
 struct RequestReply;
+
+#[doc = include_str!("../../../docs/guide/testing.md")]
+struct Testing;

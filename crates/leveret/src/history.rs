@@ -114,6 +114,12 @@ pub(crate) fn bury(letter: &mut Letter, now: u64, reason: &str) {
     letter.transient = false;
 }
 
+/// Forgets how it failed, but not how often: a frame has no room for it beside the message's own
+/// headers.
+pub(crate) fn lighten(letter: &mut Letter) {
+    letter.headers.remove(HISTORY);
+}
+
 /// Gives a dead letter a new life. What it has been through stays written down.
 pub(crate) fn revive(letter: &mut Letter) {
     for name in [ATTEMPTS, FIRST_FAILURE, DEAD_REASON, DEAD_SINCE] {

@@ -50,6 +50,8 @@
 //! - `transport`: what a broker must be able to do; `topology`: what must be there; `via`: the
 //!   transports there are
 //! - `health`, `stats`: how it goes
+//! - `testing`: what tests ask of a bus in memory; `conformance`: what every transport must do, as
+//!   tests; `guide`: the pages of the guide, whose snippets are tests
 
 mod agents;
 mod backoff;
@@ -58,6 +60,8 @@ mod bus;
 mod chance;
 mod claim_check;
 mod clock;
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod connect;
 mod consume;
 mod cx;
@@ -81,6 +85,7 @@ mod rate;
 mod retry;
 mod rpc;
 mod stats;
+mod testing;
 mod topology;
 pub mod transport;
 mod url;

@@ -226,14 +226,14 @@ impl Inner {
     /// Sends a message that is ready, and makes the exchange first that it goes to.
     pub(crate) async fn post(self: &Arc<Self>, sealed: Sealed) -> Result<Ticket, PublishError> {
         let Sealed { to, mandatory, delay, letter } = sealed;
+        if let Some(recorder) = &self.recorder {
+            recorder.record(letter.name.clone(), letter.payload.clone());
+        }
         let target = match to {
             Address::Queue(queue) => Target::Queue(queue),
             Address::Subject { exchange, subject } => {
                 let name = exchange.name.clone();
-                if name != self.exchange.name {
-                    let topology = || Topology::new().exchange(exchange);
-                    self.ensure_once(name.clone(), topology).await?;
-                }
+                self.ensure_exchange(exchange).await?;
                 Target::Subject { exchange: name, subject }
             }
         };

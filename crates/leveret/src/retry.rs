@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, times};
 use crate::chance::chance;
 use crate::failure::Remedy;
 
@@ -10,8 +10,8 @@ use crate::failure::Remedy;
 /// after a delay, during which no worker is held and other messages go on; then the message is a
 /// dead letter.
 ///
-/// The default: three tries at once, and that up to eight times, one second and then ever longer up
-/// to five minutes apart.
+/// The default: three tries at once, and that up to 16 times, one second and then ever longer up to
+/// five minutes apart, which takes some 45 minutes in all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Retry {
     tries_at_once: u32,
@@ -20,6 +20,9 @@ pub struct Retry {
     within: Duration,
     jitter: f64,
 }
+
+/// How many leading bits of a delay chance may set.
+const BITS: u32 = 5;
 
 /// What is to be done with a message that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,19 +46,19 @@ impl Retry {
         Retry::exponential(Duration::ZERO).attempts(1).at_once(1)
     }
 
-    /// After `first`, then after twice that, and so on up to five minutes; eight attempts in all.
+    /// After `first`, then after twice that, and so on up to five minutes; 16 attempts in all.
     #[must_use]
     pub fn exponential(first: Duration) -> Self {
         Retry {
             tries_at_once: 1,
             delays: Backoff::new(first, 2.0, Duration::from_secs(300)),
-            attempts: 8,
+            attempts: 16,
             within: Duration::MAX,
             jitter: 0.25,
         }
     }
 
-    /// Always after the same time; eight attempts in all.
+    /// Always after the same time; 16 attempts in all.
     #[must_use]
     pub fn fixed(delay: Duration) -> Self {
         Retry { delays: Backoff::new(delay, 1.0, delay), ..Retry::exponential(delay) }
@@ -112,12 +115,12 @@ impl Retry {
     /// The longest delay there can be; `None` if there is none.
     pub(crate) fn longest(&self) -> Option<Duration> {
         let longest = self.delays.whole(self.attempts.saturating_sub(1));
-        (self.attempts > 1).then(|| longest.mul_f64(1.0 + self.jitter))
+        (self.attempts > 1).then(|| times(longest, 1.0 + self.jitter))
     }
 
     /// What is to be done after so many attempts, the first failure being so long ago.
     pub(crate) fn decide(&self, attempts: u32, since_first: Duration, remedy: Remedy) -> Decision {
-        let own = self.delays.whole(attempts).mul_f64(1.0 + self.jitter * chance());
+        let own = spread(self.delays.whole(attempts), self.jitter);
         let delay = match remedy {
             Remedy::None => return Decision::Dead("permanent failure"),
             Remedy::RetryAfter(after) => after.max(own),
@@ -133,8 +136,19 @@ impl Retry {
     }
 }
 
+/// A delay made longer by chance, by up to a share of it, to a round number of milliseconds in
+/// binary: the fewer bits it has, the fewer queues it waits in where a broker adds delays up.
+fn spread(whole: Duration, share: f64) -> Duration {
+    let drawn = times(whole, 1.0 + share * chance());
+    let milliseconds = u64::try_from(drawn.as_millis()).unwrap_or(u64::MAX);
+    let dropped = milliseconds.max(1).ilog2().saturating_sub(BITS - 1);
+    Duration::from_millis(milliseconds >> dropped << dropped).max(whole)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -165,6 +179,16 @@ mod tests {
                 }
                 Decision::Dead(reason) => panic!("{reason}"),
             }
+        }
+    }
+
+    #[test]
+    fn chance_makes_many_delays_of_few_bits() {
+        let whole = Duration::from_secs(300);
+        let delays: BTreeSet<_> = (0..1_000).map(|_| spread(whole, 0.25)).collect();
+        assert!(delays.len() >= 8, "{delays:?}");
+        for delay in delays.into_iter().filter(|&delay| delay != whole) {
+            assert!((1..=BITS).contains(&delay.as_millis().count_ones()), "{delay:?}");
         }
     }
 

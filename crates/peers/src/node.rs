@@ -10,7 +10,7 @@ use std::io::{Seek, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Output;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,9 @@ impl Node {
 
     /// The same, or what is said instead.
     fn try_eval(&self, expression: &str) -> Result<String, String> {
+        // Two questions to a node at the same moment fail.
+        static ASKING: Mutex<()> = Mutex::new(());
+        let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut input = tempfile::tempfile().expect("make a file");
         writeln!(input, "{expression}.").expect("write a file");
         input.rewind().expect("rewind a file");

@@ -1,14 +1,11 @@
 //! The shop's agents, each in a process, and a server.
 
-#[path = "../../../crates/leveret/tests/it/server.rs"]
-mod server;
-
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use leveret::Bus;
+use leveret_peers::Leveret;
 use serde_json::{Value, json};
-use server::Server;
 
 /// A process that ends with this value.
 struct Process(Child);
@@ -21,13 +18,13 @@ impl Drop for Process {
     }
 }
 
-fn start(server: &Server, name: &str) -> Process {
+fn start(server: &Leveret, name: &str) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
     command.args(["--name", name, "--uri", &server.url()]);
     Process(command.spawn().expect("start an agent"))
 }
 
-fn customer(server: &Server, text: &str) -> Output {
+fn customer(server: &Leveret, text: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_customer"));
     command.args(["--uri", &server.url(), text]).output().expect("run the customer")
 }
@@ -43,7 +40,7 @@ async fn await_agents(bus: &Bus, count: usize) {
 
 #[tokio::test]
 async fn three_processes_hold_a_conversation() {
-    let server = Server::start();
+    let server = Leveret::start();
     let mut agents = ["Triage", "Billing", "Stock"].map(|name| start(&server, name));
     let bus = Bus::connect(&server.url()).await.expect("connect");
     await_agents(&bus, 3).await;

@@ -76,8 +76,11 @@ impl<M: Message, H: Handler<M>> Attempt<M, H> {
     }
 
     async fn handle(&self, payload: &Payload, cx: &Cx) -> Result<(), Failure> {
-        let message = M::decode(payload).map_err(Failure::permanent)?;
-        let handling = self.handler.handle(message, cx.clone());
+        // Nothing of the program's own runs outside, or a panic would take the worker along.
+        let handling = async {
+            let message = M::decode(payload).map_err(Failure::permanent)?;
+            self.handler.handle(message, cx.clone()).await
+        };
         guard(self.course.policy.timeout, handling).await
     }
 }

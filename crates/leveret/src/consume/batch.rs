@@ -72,7 +72,7 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
         let until = Instant::now() + self.batch.within;
         let mut batch = vec![first];
         while batch.len() < self.batch.most {
-            match timeout_at(until, outlet.next()).await {
+            match timeout_at(until, outlet.more()).await {
                 Ok(Some(next)) => batch.push(next),
                 _ => break,
             }
@@ -127,10 +127,13 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
     }
 
     async fn handle(&self, batch: &[Open]) -> Result<(), Failure> {
-        let decode = |it: &Open| Ok((M::decode(&it.payload)?, it.cx.clone()));
-        let batch: Result<Vec<_>, crate::CodecError> = batch.iter().map(decode).collect();
-        let batch = batch.map_err(Failure::permanent)?;
-        guard(self.course.policy.timeout, self.handler.handle(batch)).await
+        // Nothing of the program's own runs outside, or a panic would take the worker along.
+        let handling = async {
+            let decode = |it: &Open| Ok((M::decode(&it.payload)?, it.cx.clone()));
+            let batch: Result<Vec<_>, crate::CodecError> = batch.iter().map(decode).collect();
+            self.handler.handle(batch.map_err(Failure::permanent)?).await
+        };
+        guard(self.course.policy.timeout, handling).await
     }
 }
 

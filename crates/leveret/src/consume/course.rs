@@ -13,12 +13,13 @@ use super::shared::{ConsumerShared, Phase};
 use crate::backoff::Backoff;
 use crate::bus::Bus;
 use crate::cx::{Cx, CxInner};
-use crate::dead_letters::dead_name;
+use crate::dead_letters::{dead_name, dead_queue};
 use crate::error::PublishError;
 use crate::failure::Failure;
 use crate::history;
 use crate::letter::Letter;
 use crate::retry::Decision;
+use crate::topology::{DelayTarget, Topology};
 use crate::transport::{Inbound, Target};
 
 /// How the message that follows a failure is tried again to be sent.
@@ -95,6 +96,11 @@ impl Course {
     async fn resend(&self, queue: String, delay: Option<Duration>, mut letter: Box<Letter>) {
         // It has waited long enough to know that it must not expire on the way.
         letter.expires = None;
+        // Somebody may have deleted what was there when the consumer started.
+        let way = match delay {
+            Some(delay) => Topology::new().delay(DelayTarget::Queue(queue.clone()), delay),
+            None => Topology::new().queue(dead_queue(&self.queue)),
+        };
         let mut failures = 0;
         loop {
             let target = Target::Queue(queue.clone());
@@ -105,7 +111,13 @@ impl Course {
             };
             let Err(error) = result else { return };
             failures += 1;
+            if let PublishError::Invalid(_) = error {
+                history::lighten(&mut letter);
+            }
             tracing::error!(queue, failures, %error, "a failed message waits to be sent on");
+            if let Err(error) = self.bus.inner.transport.ensure(way.clone()).await {
+                tracing::error!(queue, %error, "its way cannot be made again");
+            }
             sleep(RESEND.delay(failures)).await;
         }
     }

@@ -23,7 +23,6 @@ pub(crate) struct Intake {
     lanes: Arc<Lanes>,
     workers: JoinSet<()>,
     shared: Arc<ConsumerShared>,
-    gate: Option<Arc<Gate>>,
     pace: Option<Pace>,
 }
 
@@ -38,9 +37,9 @@ impl Intake {
     ) {
         let shared = Arc::clone(&course.shared);
         let gate = |breaker| Arc::new(Gate::new(breaker, shared.paused.clone()));
+        let gate = course.policy.breaker.clone().map(gate);
         let mut intake = Intake {
             pace: course.policy.rate.map(Pace::new),
-            gate: course.policy.breaker.clone().map(gate),
             lanes: Arc::new(Lanes::new(order)),
             workers: JoinSet::new(),
             shared: Arc::clone(&shared),
@@ -50,7 +49,7 @@ impl Intake {
             let outlet = Outlet {
                 lanes: Arc::clone(&intake.lanes),
                 settler: intake.inlet.settler(),
-                gate: intake.gate.clone(),
+                gate: gate.clone(),
                 shared: Arc::clone(&shared),
             };
             intake.workers.spawn(Arc::clone(work).work(outlet));
@@ -67,15 +66,18 @@ impl Intake {
         }
         // What comes from now on is not looked at, and goes back when the inlet is dropped.
         self.shared.proceed(Phase::Stopping);
-        // Where order counts, no other consumer may begin before this one is done.
-        if !self.lanes.keep_order() {
-            self.inlet.stop().await;
-        }
-        self.lanes.close();
+        let ending = async {
+            // Where order counts, no other consumer may begin before this one is done.
+            if !self.lanes.keep_order() {
+                self.inlet.stop().await;
+            }
+            self.lanes.close();
+            while self.workers.join_next().await.is_some() {}
+        };
         tokio::select! {
             biased;
             () = until(phase, Phase::Aborting) => {}
-            () = async { while self.workers.join_next().await.is_some() {} } => {}
+            () = ending => {}
         }
         self.workers.shutdown().await;
         self.inlet.settler().flush();
@@ -91,9 +93,6 @@ impl Intake {
                 return;
             }
             for inbound in batch.drain(..) {
-                if let Some(gate) = &self.gate {
-                    gate.enter().await;
-                }
                 if let Some(pace) = &mut self.pace {
                     pace.wait().await;
                 }
@@ -120,11 +119,28 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    /// The next message to be begun; `None` when there will be no more.
+    /// The next message to be begun, when the breaker lets one through; `None` when there will be
+    /// no more. A message is lost if this is dropped.
     pub(crate) async fn next(&self) -> Option<Arc<Inbound>> {
+        self.take(self.gate.as_deref()).await
+    }
+
+    /// One more to be begun along with the last. This may be dropped.
+    pub(crate) async fn more(&self) -> Option<Arc<Inbound>> {
+        self.take(None).await
+    }
+
+    async fn take(&self, gate: Option<&Gate>) -> Option<Arc<Inbound>> {
         let inbox = self.lanes.ready();
         loop {
             let inbound = inbox.recv().await.ok()?;
+            if let Some(gate) = gate {
+                tokio::select! {
+                    biased;
+                    () = gate.enter() => {}
+                    () = until(self.shared.phase(), Phase::Stopping) => {}
+                }
+            }
             if self.shared.is_running() {
                 self.shared.handling.fetch_add(1, Ordering::Relaxed);
                 return Some(inbound);

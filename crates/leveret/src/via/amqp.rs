@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leveret_client::method::{Method, QueueDeclare};
+use leveret_client::model::ShortString;
+use leveret_client::{Connection, Error};
 use tokio::time::timeout;
 
 use self::declare::Declared;
@@ -43,8 +45,10 @@ pub(crate) struct Amqp {
     declared: Arc<Declared>,
     /// How long a broker may take to answer.
     within: Duration,
+    /// What is below.
+    native: Option<Box<dyn Any + Send + Sync>>,
     /// Whatever must live as long as this.
-    kept: Option<Box<dyn Any + Send + Sync>>,
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Amqp {
@@ -55,18 +59,46 @@ impl Amqp {
         kind: QueueKind,
         within: Duration,
     ) -> Amqp {
-        let declared = Arc::new(Declared::new(kind));
+        let declared = Arc::new(Declared::new(kind, within));
         let publishing = Link::start("publishing", Arc::clone(&connector), Arc::clone(&declared));
         let consuming = Link::start("consuming", connector, Arc::clone(&declared));
         let publisher = Publisher::start(&publishing, within);
-        Amqp { name, publishing, consuming, publisher, declared, within, kept: None }
+        Amqp { name, publishing, consuming, publisher, declared, within, native: None, _kept: None }
     }
 
-    /// Keeps something for as long as this lives; it is what [`Transport::native`] gives.
-    #[cfg(feature = "embedded")]
-    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
-        self.kept = Some(Box::new(kept));
+    /// With what [`Transport::native`] gives, and something to be kept for as long as this lives.
+    pub(crate) fn over(
+        mut self,
+        native: impl Any + Send + Sync,
+        kept: impl Any + Send + Sync,
+    ) -> Self {
+        self.native = Some(Box::new(native));
+        self._kept = Some(Box::new(kept));
         self
+    }
+
+    fn unreachable(&self, text: String) -> ConnectError {
+        let address = self.consuming.status().borrow().address.clone();
+        ConnectError::Unreachable { address, within: self.within, text }
+    }
+
+    fn unanswered(&self, what: &str) -> ConnectError {
+        self.unreachable(format!("{what} was not answered in time"))
+    }
+}
+
+/// What is in a queue; `None` if there is none of that name.
+async fn look(connection: &Connection, name: &str) -> Result<Option<QueueStatus>, Error> {
+    let Ok(queue) = ShortString::try_from(name) else { return Ok(None) };
+    let (channel, _events) = connection.channel().await?;
+    let declare = QueueDeclare { queue, passive: true, ..Default::default() };
+    match channel.call(declare).await.map(|answer| answer.method) {
+        Ok(Method::QueueDeclareOk(ok)) => Ok(Some(QueueStatus {
+            messages: ok.message_count.into(),
+            consumers: ok.consumer_count.into(),
+        })),
+        Err(error) if error.code() != Some(404) => Err(error),
+        _ => Ok(None),
     }
 }
 
@@ -86,8 +118,8 @@ impl Transport for Amqp {
 
     fn connected(&self, within: Duration) -> BoxFuture<'_, Result<(), ConnectError>> {
         Box::pin(async move {
-            self.publishing.connected(within).await?;
-            self.consuming.connected(within).await
+            self.publishing.connection(within).await?;
+            self.consuming.connection(within).await.map(drop)
         })
     }
 
@@ -117,13 +149,9 @@ impl Transport for Amqp {
         let declared = Arc::clone(&self.declared);
         Box::pin(async move {
             let opening = AmqpInlet::open(subscription, self.consuming.status(), declared);
-            let inlet = timeout(self.within, opening).await.map_err(|_| {
-                SubscribeError::Connect(ConnectError::Unreachable {
-                    address: self.consuming.status().borrow().address.clone(),
-                    within: self.within,
-                    text: "the consumer was not accepted in time".to_owned(),
-                })
-            })??;
+            let inlet = timeout(self.within, opening)
+                .await
+                .map_err(|_| SubscribeError::Connect(self.unanswered("a consumer")))??;
             Ok(Box::new(inlet) as Box<dyn Inlet>)
         })
     }
@@ -134,24 +162,9 @@ impl Transport for Amqp {
     ) -> BoxFuture<'a, Result<Option<QueueStatus>, ConnectError>> {
         Box::pin(async move {
             let connection = self.consuming.connection(self.within).await?;
-            let unreachable = |error: leveret_client::Error| ConnectError::Unreachable {
-                address: self.consuming.status().borrow().address.clone(),
-                within: self.within,
-                text: error.to_string(),
-            };
-            let Ok(queue) = leveret_client::model::ShortString::try_from(name) else {
-                return Ok(None);
-            };
-            let (channel, _events) = connection.channel().await.map_err(unreachable)?;
-            let declare = QueueDeclare { queue, passive: true, ..Default::default() };
-            match channel.call(declare).await.map(|answer| answer.method) {
-                Ok(Method::QueueDeclareOk(ok)) => Ok(Some(QueueStatus {
-                    messages: ok.message_count.into(),
-                    consumers: ok.consumer_count.into(),
-                })),
-                Err(error) if error.code() == Some(404) => Ok(None),
-                Err(error) => Err(unreachable(error)),
-                Ok(_) => Ok(None),
+            match timeout(self.within, look(&connection, name)).await {
+                Ok(looked) => looked.map_err(|error| self.unreachable(error.to_string())),
+                Err(_) => Err(self.unanswered("a question")),
             }
         })
     }
@@ -174,6 +187,6 @@ impl Transport for Amqp {
     }
 
     fn native(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.kept.as_deref()
+        self.native.as_deref()
     }
 }

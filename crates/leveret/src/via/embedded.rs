@@ -70,7 +70,7 @@ fn start(name: &'static str, broker: Broker, login: Login, within: Duration) -> 
     let (stop, stopped) = watch::channel(false);
     let connector = Pipes { broker: broker.clone(), login, stopped };
     let amqp = Amqp::start(name, Arc::new(connector), QueueKind::Classic, within);
-    Arc::new(amqp.keeping(Kept { broker, _stop: stop }))
+    Arc::new(amqp.over(broker.clone(), Kept { broker, _stop: stop }))
 }
 
 /// A user with a password that nobody knows.

@@ -277,7 +277,7 @@ async fn an_ask_outlives_the_server_and_is_asked_once() {
         // What is not confirmed is sent again.
         until(async || one.health().unconfirmed == 0).await;
         server.kill();
-        server.restart();
+        server.start_again();
         let agents = two.agents();
         agents.agent("Echo").on(answer).start().await.unwrap();
         questions.recv().await.unwrap();

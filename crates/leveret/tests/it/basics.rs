@@ -2,6 +2,7 @@
 
 use crate::bus;
 use leveret::{Cx, Failure, Filter, Message, PublishError, Queue, Retry, Text, Topology};
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -70,18 +71,39 @@ async fn keeps_failing(queue: &str) {
     .retry(Retry::exponential(Duration::from_millis(100)).attempts(4))
     .start()
     .await
-    .unwrap();
+    .expect("a consumer");
     let start = Instant::now();
-    bus.send(queue, &Order { id: 7 }).await.unwrap();
-    while bus.dead_letters(queue).count().await.unwrap() == 0 {
+    bus.send(queue, &Order { id: 7 }).await.expect("it is taken");
+    while bus.dead_letters(queue).count().await.expect("a number") == 0 {
         sleep(Duration::from_millis(10)).await;
     }
     assert!(start.elapsed() >= Duration::from_millis(100 + 200 + 400), "{:?}", start.elapsed());
     assert_eq!(count.load(Ordering::Relaxed), 4);
-    let dead = bus.dead_letters(queue).list(10).await.unwrap();
-    assert_eq!(dead[0].message::<Order>().unwrap().id, 7);
+    let dead = bus.dead_letters(queue).list(10).await.expect("dead letters");
+    assert_eq!(dead[0].message::<Order>().expect("an order").id, 7);
     let errors: Vec<&str> = dead[0].failures.iter().map(|failed| &*failed.error).collect();
     assert_eq!(errors, ["it is always so"; 4]);
-    assert_eq!(bus.dead_letters(queue).redrive(&Filter::all(), 100).await.unwrap().done, 1);
+    assert_eq!(
+        bus.dead_letters(queue).redrive(&Filter::all(), 100).await.expect("it is redriven").done,
+        1
+    );
     bus.close().await;
+}
+
+#[tokio::test]
+async fn everything_can_be_awaited_in_a_task_of_its_own() {
+    fn is_send<F: Future + Send>(_: F) {}
+    let bus = bus().await;
+    let (order, filter, dead) = (Order { id: 1 }, Filter::all(), bus.dead_letters("basics.tasks"));
+    let handler = async |_: Order, _: Cx| Ok(());
+    is_send(bus.consume("basics.tasks", handler).start());
+    is_send(bus.publish(&order).into_future());
+    is_send(bus.publish(&order).pipelined());
+    is_send(bus.ensure(Topology::new()));
+    is_send(bus.queue("basics.tasks"));
+    is_send(dead.list(1));
+    is_send(dead.redrive(&filter, 1));
+    is_send(dead.discard(&filter));
+    is_send(bus.settle_all());
+    is_send(bus.close());
 }

@@ -2,7 +2,10 @@
 //!
 //! `LEVERET_FAULT_ROUNDS` makes it longer, so many times.
 
+mod alarms;
 mod bad_messages;
+mod deletions;
+mod logins;
 mod networks;
 mod restarts;
 

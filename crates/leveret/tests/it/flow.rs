@@ -33,6 +33,8 @@ pub(crate) enum Manner {
     Again,
     /// Nothing: it waits, and leaves it to the bus to send them again. Nothing may be unknown.
     Wait,
+    /// It publishes again what nobody gets, too: the only queue may be away for a while.
+    Unroutable,
 }
 
 /// A publisher and a consumer.
@@ -53,7 +55,7 @@ impl Flow {
     /// Begins to consume, and to publish up to so many messages, when [`Flow::open`] lets them.
     pub(crate) async fn start(bus: BusBuilder, queue: &str, manner: Manner, messages: u64) -> Flow {
         let bus = match manner {
-            Manner::Again => bus.confirm_timeout(Duration::from_millis(300)),
+            Manner::Again | Manner::Unroutable => bus.confirm_timeout(Duration::from_secs(1)),
             Manner::Wait => bus.confirm_timeout(PATIENCE),
         };
         let bus = bus.connect().await.expect("a broker");
@@ -61,7 +63,7 @@ impl Flow {
         let seen = Arc::clone(&handled);
         let consumer = bus
             .consume(queue, move |message: Numbered, _: Cx| {
-                *seen.lock().unwrap().entry(message.number).or_default() += 1;
+                *seen.lock().expect("no panic").entry(message.number).or_default() += 1;
                 async { Ok(()) }
             })
             .subjects([queue.to_owned()])
@@ -92,7 +94,7 @@ impl Flow {
 
     /// How many messages were handled.
     pub(crate) fn handled(&self) -> u64 {
-        self.handled.lock().unwrap().len() as u64
+        self.handled.lock().expect("no panic").len() as u64
     }
 
     /// Waits until so many were handled.
@@ -138,10 +140,11 @@ impl Flow {
         self.until_up().await;
         // What came twice, and is still on its way, has a moment to be handled twice.
         sleep(Duration::from_millis(200)).await;
-        let twice: Vec<(u64, u32)> = self.handled.lock().unwrap().clone().into_iter().collect();
+        let twice: Vec<(u64, u32)> =
+            self.handled.lock().expect("no panic").clone().into_iter().collect();
         let twice: Vec<_> = twice.into_iter().filter(|(_, times)| *times > 1).collect();
         assert_eq!(twice, [], "handled twice");
-        assert_eq!(self.bus.dead_letters(&self.queue).count().await.unwrap(), 0);
+        assert_eq!(self.bus.dead_letters(&self.queue).count().await.expect("a number"), 0);
         println!("{}: {again} published again; {:?}", self.queue, self.bus.health());
         self.consumer.stop(PATIENCE).await;
         self.bus.close().await;
@@ -162,7 +165,7 @@ impl fmt::Debug for Flow {
 impl Flow {
     /// The first few numbers below the highest one that were not handled.
     fn missing(&self) -> Vec<u64> {
-        let handled = self.handled.lock().unwrap();
+        let handled = self.handled.lock().expect("no panic");
         let last = handled.last_key_value().map_or(0, |(last, _)| *last);
         (0..last).filter(|number| !handled.contains_key(number)).take(10).collect()
     }
@@ -213,8 +216,12 @@ impl Publisher {
                 (Ok(_), _) => return again,
                 (
                     Err(PublishError::Unknown { .. } | PublishError::NotSent { .. }),
-                    Manner::Again,
+                    Manner::Again | Manner::Unroutable,
                 ) => {}
+                (
+                    Err(PublishError::Unroutable { .. } | PublishError::Refused { .. }),
+                    Manner::Unroutable,
+                ) => sleep(Duration::from_millis(100)).await,
                 (Err(error), _) => panic!("message {number}: {error:?}"),
             }
             again += 1;

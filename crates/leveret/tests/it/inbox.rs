@@ -7,7 +7,7 @@ use leveret::{Bus, Cx, Dedup, Failure, Inbox, PostgresStore, Retry, Text};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::servers::Postgres;
+use crate::database::Postgres;
 
 async fn memory() -> Bus {
     Bus::connect("memory:").await.unwrap()

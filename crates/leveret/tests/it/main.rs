@@ -8,34 +8,33 @@ mod basics;
 #[cfg(test)]
 mod chance;
 #[cfg(test)]
-#[cfg(feature = "claim-check")]
 mod claim_check;
 #[cfg(test)]
-#[cfg(feature = "dedup-file")]
+mod conformance;
+#[cfg(test)]
+mod database;
+#[cfg(test)]
 mod dedup_file;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]
-#[cfg(feature = "postgres")]
 mod inbox;
 #[cfg(test)]
-#[cfg(feature = "postgres")]
 mod outbox;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod rpc;
 #[cfg(test)]
-mod server;
-#[cfg(test)]
-#[cfg(feature = "postgres")]
-mod servers;
+mod testing;
 
 use std::time::Duration;
 
 use leveret::Bus;
+use leveret_peers::{Leveret, RabbitMq};
+use tokio::task::block_in_place;
 
 /// How long anything may take that a test waits for, in real time or in that of `memory:`.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -44,7 +43,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Place {
     Memory,
     Embedded(tempfile::TempDir),
-    Server(server::Server),
+    Server(Leveret),
 }
 
 impl Place {
@@ -53,7 +52,7 @@ impl Place {
     }
 
     pub(crate) fn server() -> Place {
-        Place::Server(server::Server::start())
+        Place::Server(Leveret::start())
     }
 
     pub(crate) fn url(&self) -> String {
@@ -123,4 +122,9 @@ pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) {
 pub(crate) async fn bus() -> Bus {
     let url = std::env::var("BUS").unwrap_or_else(|_| "memory:".to_owned());
     Bus::connect(&url).await.expect("a broker")
+}
+
+/// The RabbitMQ that tests share, if it is installed, and a virtual host of the caller's own.
+fn shared_rabbitmq() -> Option<(&'static RabbitMq, String)> {
+    block_in_place(|| RabbitMq::shared().map(|rabbit| (rabbit, rabbit.vhost())))
 }

@@ -9,11 +9,12 @@ use leveret::{
     Bus, Cx, Dedup, Error, Exchange, Message, Outbox, PublishError, Queue, Raw, Relay, RelayState,
     Text, Topology,
 };
+use leveret_peers::Leveret;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::servers::{Postgres, Server};
+use crate::database::Postgres;
 
 async fn memory() -> Bus {
     Bus::connect("memory:").await.unwrap()
@@ -277,7 +278,7 @@ async fn relay_process() {
     std::future::pending::<()>().await;
 }
 
-fn start_relay_process(postgres: &Postgres, server: &Server) -> Child {
+fn start_relay_process(postgres: &Postgres, server: &Leveret) -> Child {
     Command::new(std::env::current_exe().expect("this program"))
         .args(["outbox::relay_process", "--exact", "--ignored"])
         .env("LEVERET_TEST_DATABASE", postgres.url())
@@ -311,7 +312,7 @@ async fn check(pool: &PgPool, mut handled: UnboundedReceiver<i64>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_killed_loses_nothing() {
     let Some(postgres) = Postgres::start() else { return };
-    let server = Server::start();
+    let server = Leveret::start();
     let bus = Bus::connect(&server.url()).await.unwrap();
     let (pool, outbox) = with_orders(&postgres, &bus).await;
     let (seen, mut all) = mpsc::unbounded_channel();
@@ -361,7 +362,7 @@ async fn a_relay_that_is_killed_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_and_a_broker_that_crash_lose_nothing() {
     let Some(mut postgres) = Postgres::start() else { return };
-    let mut server = Server::start();
+    let mut server = Leveret::start();
     let bus = Bus::connect(&server.url()).await.unwrap();
     let (pool, outbox) = with_orders(&postgres, &bus).await;
     let handled = consume(&bus, Some(Dedup::in_memory(10_000, PATIENCE * 10))).await;
@@ -382,7 +383,10 @@ async fn a_database_and_a_broker_that_crash_lose_nothing() {
         sleep(Duration::from_millis(700)).await;
         tokio::task::block_in_place(|| postgres.restart(round % 2 == 1));
         sleep(Duration::from_millis(700)).await;
-        tokio::task::block_in_place(|| server.crash());
+        tokio::task::block_in_place(|| {
+            server.kill();
+            server.start_again();
+        });
     }
     let failed = writer.await.unwrap();
     wait_until(&relay, RelayState::Relaying).await;
@@ -397,7 +401,7 @@ async fn a_database_and_a_broker_that_crash_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_is_waited_for() {
     let Some(postgres) = Postgres::start() else { return };
-    let mut server = Server::start();
+    let mut server = Leveret::start();
     let bus = Bus::builder(&server.url()).confirm_timeout(Duration::from_millis(500));
     let bus = bus.connect().await.unwrap();
     let (pool, outbox) = with_orders(&postgres, &bus).await;
@@ -453,7 +457,7 @@ async fn a_large_body_goes_by_way_of_the_database_and_the_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_no_connection_survives_is_found_and_set_aside() {
     let Some(postgres) = Postgres::start() else { return };
-    let server = Server::start();
+    let server = Leveret::start();
     let bus = Bus::builder(&server.url()).confirm_timeout(Duration::from_secs(1));
     let bus = bus.connect().await.unwrap();
     let (pool, outbox) = with_orders(&postgres, &bus).await;

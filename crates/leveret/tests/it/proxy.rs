@@ -2,7 +2,6 @@
 
 use crate::chance::Chance;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,18 +26,15 @@ pub(crate) struct Troubles {
 pub(crate) struct Proxy {
     port: u16,
     left: Arc<Left>,
-    _stopped: watch::Sender<bool>,
+    silent: watch::Sender<bool>,
     // Ends with this.
     _tasks: JoinSet<()>,
 }
 
 /// What is still to happen.
-#[derive(Default)]
 struct Left {
-    cuts: AtomicU32,
-    silences: AtomicU32,
-    delays: AtomicU32,
-    chance: Mutex<Option<Chance>>,
+    troubles: Mutex<Troubles>,
+    chance: Mutex<Chance>,
 }
 
 /// What happens next in one direction of a connection.
@@ -51,19 +47,16 @@ enum Next {
 }
 
 impl Proxy {
-    pub(crate) async fn start(broker: u16, troubles: Troubles) -> Proxy {
+    /// A proxy that just forwards, at first.
+    pub(crate) async fn start(broker: u16) -> Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let left = Arc::new(Left {
-            cuts: troubles.cuts.into(),
-            silences: troubles.silences.into(),
-            delays: troubles.delays.into(),
-            chance: Mutex::new(Some(Chance::new())),
-        });
-        let stopped = watch::Sender::new(false);
+        let chance = Mutex::new(Chance::new());
+        let left = Arc::new(Left { troubles: Mutex::default(), chance });
+        let silent = watch::Sender::new(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, broker, Arc::clone(&left), stopped.subscribe()));
-        Proxy { port, left, _stopped: stopped, _tasks: tasks }
+        tasks.spawn(accept(listener, broker, Arc::clone(&left), silent.subscribe()));
+        Proxy { port, left, silent, _tasks: tasks }
     }
 
     /// Where clients find the broker behind it. A silent connection is given up in two seconds.
@@ -71,28 +64,40 @@ impl Proxy {
         format!("amqp://guest:guest@127.0.0.1:{}/{vhost}?heartbeat=1", self.port)
     }
 
-    /// Whether nothing more will happen to connections.
+    /// From now on this happens.
+    pub(crate) fn begin(&self, troubles: Troubles) {
+        *self.left.troubles.lock().expect("no panic") = troubles;
+    }
+
+    /// Whether no connection will be lost any more.
     pub(crate) fn is_calm(&self) -> bool {
-        let Left { cuts, silences, .. } = &*self.left;
-        cuts.load(Ordering::Relaxed) == 0 && silences.load(Ordering::Relaxed) == 0
+        let troubles = self.left.troubles.lock().expect("no panic");
+        troubles.cuts == 0 && troubles.silences == 0
+    }
+
+    /// From now on nothing is forwarded, on no connection.
+    pub(crate) fn be_silent(&self) {
+        self.silent.send_replace(true);
     }
 }
 
 impl Left {
     fn draw(&self, from: u64, to: u64) -> u64 {
-        self.chance.lock().unwrap().as_mut().expect("it is there").within(from..to)
+        self.chance.lock().expect("no panic").within(from..to)
     }
 
     fn next(&self) -> Next {
-        let take = |count: &AtomicU32| {
-            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+        let mut troubles = self.troubles.lock().expect("no panic");
+        let (count, next) = match self.draw(0, 10) {
+            0..4 => (&mut troubles.cuts, Next::Cut),
+            4 => (&mut troubles.silences, Next::Silence),
+            _ => (&mut troubles.delays, Next::Delay),
         };
-        match self.draw(0, 10) {
-            0..4 if take(&self.cuts) => Next::Cut,
-            4 if take(&self.silences) => Next::Silence,
-            5.. if take(&self.delays) => Next::Delay,
-            _ => Next::Nothing,
+        if *count == 0 {
+            return Next::Nothing;
         }
+        *count -= 1;
+        next
     }
 }
 
@@ -100,13 +105,13 @@ async fn accept(
     listener: TcpListener,
     broker: u16,
     left: Arc<Left>,
-    stopped: watch::Receiver<bool>,
+    silent: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.expect("a connection");
         let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, broker));
-        let (left, stopped) = (Arc::clone(&left), stopped.clone());
+        let (left, silent) = (Arc::clone(&left), silent.clone());
         connections.spawn(async move {
             // Without the broker the client's connection ends.
             let Ok(server) = TcpStream::connect(broker).await else { return };
@@ -114,8 +119,8 @@ async fn accept(
             let (server_in, server_out) = server.into_split();
             // When one direction ends, so does the other.
             tokio::select! {
-                () = forward(client_in, server_out, &left, stopped.clone()) => {}
-                () = forward(server_in, client_out, &left, stopped) => {}
+                () = forward(client_in, server_out, &left, silent.clone()) => {}
+                () = forward(server_in, client_out, &left, silent) => {}
             }
         });
     }
@@ -125,18 +130,18 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     left: &Left,
-    mut stopped: watch::Receiver<bool>,
+    silent: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     // Until something happens, in bytes: often in the handshake, or a while later.
     let mut quiet = left.draw(0, 60_000);
     loop {
-        if *stopped.borrow_and_update() {
-            std::future::pending::<()>().await;
-        }
         let most = usize::try_from(left.draw(1, 16 * 1024)).expect("it is small");
         let most = most.min(usize::try_from(quiet.max(1)).unwrap_or(usize::MAX));
         let Ok(count @ 1..) = from.read(&mut buffer[..most]).await else { return };
+        if *silent.borrow() {
+            return std::future::pending().await;
+        }
         quiet = quiet.saturating_sub(count as u64);
         if to.write_all(&buffer[..count]).await.is_err() {
             return;

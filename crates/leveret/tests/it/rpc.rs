@@ -197,7 +197,7 @@ async fn a_call_outlives_the_server() {
         server.kill();
         go.add_permits(1);
         sleep(Duration::from_millis(300)).await;
-        server.restart();
+        server.start_again();
         go.add_permits(10);
     };
     let (level, ()) = within(async { tokio::join!(call, trouble) }).await;
@@ -217,7 +217,7 @@ async fn a_call_outlives_the_server_without_a_service() {
     let trouble = async {
         until(async || bus.queue("stock").await.unwrap().unwrap().messages == 1).await;
         server.kill();
-        server.restart();
+        server.start_again();
         stock(&bus).await
     };
     let (level, _stock) = within(async { tokio::join!(call, trouble) }).await;

@@ -1,10 +1,12 @@
 //! Topology as AMQP declarations, made now and at each connect.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use leveret_client::method::*;
 use leveret_client::model::{FieldTable, ShortString};
 use leveret_client::{Channel, Connection, Error, Events};
+use tokio::time::timeout;
 
 use super::delay;
 use crate::dead_letters::{dead_name, is_dead};
@@ -16,6 +18,8 @@ use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, Queue
 pub(crate) struct Declared {
     topology: Mutex<Topology>,
     kind: QueueKind,
+    /// How long a broker may take to answer.
+    within: Duration,
 }
 
 /// One declaration.
@@ -65,8 +69,12 @@ impl Step {
 }
 
 impl Declared {
-    pub(crate) fn new(kind: QueueKind) -> Self {
-        Declared { topology: Mutex::default(), kind }
+    pub(crate) fn new(kind: QueueKind, within: Duration) -> Self {
+        Declared { topology: Mutex::default(), kind, within }
+    }
+
+    fn declarer<'a>(&self, connection: &'a Connection) -> Declarer<'a> {
+        Declarer { connection, channel: None, within: self.within }
     }
 
     fn lock(&self) -> MutexGuard<'_, Topology> {
@@ -79,7 +87,7 @@ impl Declared {
         connection: &Connection,
         topology: Topology,
     ) -> Result<(), TopologyError> {
-        let mut declarer = Declarer { connection, channel: None };
+        let mut declarer = self.declarer(connection);
         for step in steps(&topology, self.kind)? {
             declarer.declare(&step).await.map_err(|error| explain(&step.what, &error))?;
         }
@@ -92,7 +100,7 @@ impl Declared {
         let topology = self.lock().clone();
         // It was translated before.
         let steps = steps(&topology, self.kind).unwrap_or_default();
-        let mut declarer = Declarer { connection, channel: None };
+        let mut declarer = self.declarer(connection);
         for step in steps {
             match declarer.declare(&step).await {
                 Err(error) if error.ends_connection() => return Err(error),
@@ -119,10 +127,13 @@ impl Declared {
                 .filter(|it| it.target == DelayTarget::Queue(queue.to_owned()))
                 .collect(),
         };
-        let mut declarer = Declarer { connection, channel: None };
+        let mut declarer = self.declarer(connection);
         for step in steps(&topology, self.kind).unwrap_or_default() {
             if let Err(error) = declarer.declare(&step).await {
                 tracing::warn!(%error, "{} cannot be declared again", step.what);
+                if error.ends_connection() {
+                    return;
+                }
             }
         }
     }
@@ -132,16 +143,22 @@ impl Declared {
 struct Declarer<'a> {
     connection: &'a Connection,
     channel: Option<(Channel, Events)>,
+    within: Duration,
 }
 
 impl Declarer<'_> {
     async fn declare(&mut self, step: &Step) -> Result<(), Error> {
-        let (channel, events) = match self.channel.take() {
-            Some(open) => open,
-            None => self.connection.channel().await?,
+        let open = self.channel.take();
+        let declaring = async {
+            let (channel, events) = match open {
+                Some(open) => open,
+                None => self.connection.channel().await?,
+            };
+            channel.call(step.method.clone()).await?;
+            Ok::<_, Error>((channel, events))
         };
-        channel.call(step.method.clone()).await?;
-        self.channel = Some((channel, events));
+        let declared = timeout(self.within, declaring).await;
+        self.channel = Some(declared.map_err(|_| Error::Silent(self.within))??);
         Ok(())
     }
 }
@@ -154,7 +171,7 @@ pub(crate) fn explain(what: &str, error: &Error) -> TopologyError {
         Some(404) => TopologyError::Missing { what, text },
         _ if error.ends_connection() => TopologyError::Connect(ConnectError::Unreachable {
             address: "the broker".to_owned(),
-            within: std::time::Duration::ZERO,
+            within: Duration::ZERO,
             text,
         }),
         _ => TopologyError::Refused { what, text },

@@ -22,8 +22,10 @@ use crate::topology::{Delay, DelayTarget};
 
 /// The lowest level: 2^4 ms.
 const LOWEST: u32 = 4;
-/// The highest level: 2^35 ms, 398 days.
+/// The highest level: 2^35 ms, 397 days; with all below it, 795 days.
 const HIGHEST: u32 = 35;
+/// What the exchange and the queue of a level are called, with its number behind.
+const LEVEL: &str = "leveret.delay.";
 /// The exchange behind the lowest level.
 const OUT: &str = "leveret.delay.out";
 /// The header that says where a message goes.
@@ -42,7 +44,12 @@ fn steps(delay: Duration) -> (u64, u32) {
 }
 
 fn level(level: u32) -> String {
-    format!("leveret.delay.{level}")
+    format!("{LEVEL}{level}")
+}
+
+/// Whether messages that are put off wait in the queue of that name.
+pub(crate) fn is_level(queue: &str) -> bool {
+    queue.starts_with(LEVEL)
 }
 
 fn bit(level: u32) -> ShortString {

@@ -113,8 +113,8 @@ impl Link {
         self.status.clone()
     }
 
-    /// Waits for the first connection; a login that is refused is not tried again here.
-    pub(crate) async fn connected(&self, within: Duration) -> Result<(), ConnectError> {
+    /// Waits for a connection; a login that is refused is not tried again here.
+    pub(crate) async fn connection(&self, within: Duration) -> Result<Connection, ConnectError> {
         let mut status = self.status();
         let settled = status.wait_for(|status| match &status.state {
             State::Up(_) | State::Closed => true,
@@ -128,7 +128,7 @@ impl Link {
         };
         let address = status.address;
         match status.state {
-            State::Up(_) => Ok(()),
+            State::Up(connection) => Ok(connection),
             State::Closed => Err(ConnectError::Closed),
             State::Down { error: Some(error), .. } if is_refusal(&error) => {
                 Err(ConnectError::Refused { address, text: error.to_string() })
@@ -137,15 +137,6 @@ impl Link {
                 let text = error.map_or_else(|| "no answer".to_owned(), |it| it.to_string());
                 Err(ConnectError::Unreachable { address, within, text })
             }
-        }
-    }
-
-    /// A connection that works now, or in a while.
-    pub(crate) async fn connection(&self, within: Duration) -> Result<Connection, ConnectError> {
-        self.connected(within).await?;
-        match self.status.borrow().connection() {
-            Some((connection, _)) => Ok(connection),
-            None => Err(ConnectError::Closed),
         }
     }
 

@@ -30,9 +30,6 @@ const JSON: &str = "application/json";
 const KEY: &str = "leveret-key";
 /// How often a quorum queue has delivered a message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
-/// How much the properties of a message may take, in bytes. They go in one frame, of 128 KiB with
-/// most brokers, and a broker ends the connection at a larger one.
-const PROPERTIES_BYTES_MAX: usize = 120 * 1024;
 /// What brokers write on dead letters. It says nothing of a message that was only put off, and a
 /// broker that found it on a new message would think that it goes round in circles.
 const DEATHS: [&str; 3] = ["x-death", "x-first-death-", "x-last-death-"];
@@ -75,12 +72,6 @@ pub(crate) fn encode(
     flags |= u16::from(letter.priority.is_some()) << PRIORITY;
     flags |= u16::from(letter.sent_at.is_some()) << TIMESTAMP;
     out[at..at + 2].copy_from_slice(&flags.to_be_bytes());
-    let size = out.len() - at;
-    if size > PROPERTIES_BYTES_MAX {
-        return Err(PublishError::Invalid(format!(
-            "the message's headers take {size} bytes; {PROPERTIES_BYTES_MAX} have room"
-        )));
-    }
     Ok(())
 }
 
@@ -200,21 +191,5 @@ fn plain(value: &FieldValue) -> Option<String> {
         FieldValue::Double(value) => Some(value.to_string()),
         FieldValue::Timestamp(value) => Some(value.to_string()),
         other => other.as_integer().map(|value| value.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_that_no_frame_has_room_for_are_refused() {
-        let refusal = |bytes: usize| {
-            let mut letter = Letter::default();
-            letter.headers.set("note", "x".repeat(bytes));
-            encode(&letter, FieldTable::new(), &mut Vec::new()).err()
-        };
-        assert!(refusal(PROPERTIES_BYTES_MAX - 100).is_none());
-        assert!(matches!(refusal(PROPERTIES_BYTES_MAX), Some(PublishError::Invalid(_))));
     }
 }

@@ -24,9 +24,9 @@ use crate::transport::{Done, Outgoing, Target};
 const SWEEP: Duration = Duration::from_millis(100);
 /// Room for the names and properties of most messages, in bytes.
 const HEAD_BYTES: usize = 160;
-/// So many refusals are not believed when a connection was made again: the queues of a cluster that
-/// has lost a node refuse everything until they have elected a leader, and RabbitMQ 3.10 on
-/// channels that have seen that even longer. All is sent again on another channel then, after ever
+/// So many refusals are not believed when a connection was made again: the queues of a cluster
+/// that has lost a node refuse everything until they have elected a leader, and RabbitMQ 3.10 even
+/// longer on channels that have seen that. All is sent again on another channel then, after ever
 /// longer pauses, three seconds in all.
 const DOUBTS: u32 = 5;
 /// How long to wait before a channel that the broker closed is opened again.
@@ -245,6 +245,7 @@ impl Publisher {
                 if state.closed {
                     return;
                 }
+                state.push();
                 (state.overdue(self.within, trouble), state.pending.is_empty())
             };
             told.into_iter().for_each(|(done, error)| done.tell(Err(error)));
@@ -289,6 +290,10 @@ impl State {
     /// Sends what was not sent on this channel yet.
     fn push(&mut self) {
         let Some(channel) = &self.channel else { return };
+        if channel.is_blocked() {
+            // What is not sent is known not to have been taken. A sweep goes on.
+            return;
+        }
         let most = if self.careful { 1 } else { usize::MAX };
         while self.sent < self.pending.len().min(most) {
             let message = &mut self.pending[self.sent];
@@ -335,7 +340,9 @@ impl State {
         }
     }
 
-    /// Notes that a message went nowhere. Its confirm follows.
+    /// Notes that a message went nowhere. Its confirm follows. The id alone does not tell which
+    /// one it was: a message that failed goes on as a dead letter under the same id, maybe before
+    /// its own confirm has come.
     fn give_back(&mut self, returned: &Returned) {
         let message_id = |properties: &[u8]| {
             Properties::decode(properties).ok().and_then(|properties| properties.message_id)
@@ -343,7 +350,9 @@ impl State {
         let id = message_id(returned.properties());
         let sent = self.pending.iter_mut().take(self.sent);
         let unknown = sent.filter(|it| it.done.is_some() && it.returned.is_none());
-        let mut same = unknown.filter(|it| message_id(&it.head[it.properties..]) == id);
+        let names = (returned.exchange(), returned.routing_key());
+        let mut same =
+            unknown.filter(|it| it.names() == names && message_id(&it.head[it.properties..]) == id);
         if let Some(message) = same.next() {
             message.returned = Some(returned.text.clone());
         }
@@ -403,11 +412,17 @@ impl Pending {
         }
     }
 
+    /// Exchange and routing key.
+    fn names(&self) -> (&[u8], &[u8]) {
+        let (exchange, key) = self.head[1..self.properties].split_at(self.head[0].into());
+        (exchange, &key[1..])
+    }
+
     /// Where it goes, for people.
     fn target(&self) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (exchange, key) = self.head[1..self.properties].split_at(self.head[0].into());
-        match (text(exchange), text(&key[1..])) {
+        let (exchange, key) = self.names();
+        match (text(exchange), text(key)) {
             (exchange, queue) if exchange.is_empty() => Target::Queue(queue),
             (exchange, subject) => {
                 Target::Subject { exchange: exchange.into(), subject: subject.into() }

@@ -6,7 +6,7 @@ use leveret_client::method::{BasicCancel, BasicConsume, BasicQos, Method};
 use leveret_client::model::{FieldTable, ShortString};
 use leveret_client::{Channel, Connection, Delivery, Error, Event, Events};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::declare::{self, Declared, Step};
 use super::link::Status;
@@ -20,6 +20,9 @@ use crate::transport::{BoxFuture, Inbound, Inlet, Settler, Source, Subscription,
 /// How a queue is tried again that cannot be consumed.
 const RESUME: Backoff =
     Backoff::new(std::time::Duration::from_millis(100), 2.0, std::time::Duration::from_secs(10));
+
+/// How long a broker may take to say that it sends no more.
+const CANCEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where the messages of a subscription come from.
 pub(crate) struct AmqpInlet {
@@ -169,7 +172,8 @@ impl AmqpInlet {
     }
 
     async fn next_events(&mut self, into: &mut Vec<Arc<Inbound>>) -> Result<(), SubscribeError> {
-        while into.is_empty() {
+        let before = into.len();
+        while into.len() == before {
             if self.current.is_none() {
                 self.resume().await?;
             }
@@ -242,8 +246,9 @@ impl Inlet for AmqpInlet {
         Box::pin(async {
             if let Some(Current { channel, tag, .. }) = &self.current {
                 let cancel = BasicCancel { consumer_tag: tag.clone(), no_wait: false };
-                // A channel that has ended consumes nothing either.
-                let _ = channel.call(cancel).await;
+                // A channel that has ended consumes nothing either, and one that is silent will not
+                // be heard before it is dropped.
+                let _ = timeout(CANCEL_TIMEOUT, channel.call(cancel)).await;
             }
             self.state.send_replace(ConsumerState::Stopped);
         })

@@ -1,10 +1,13 @@
 //! Messages that make the broker close the channel or the connection.
 
-use leveret::{Bus, Exchange, PublishError, Queue, Text, Topology};
-use leveret_peers::{Leveret, RabbitMq};
+use crate::shared_rabbitmq;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use leveret::{Bus, Cx, Exchange, Failure, PublishError, Queue, Retry, Text, Topology};
+use leveret_peers::Leveret;
 use std::time::Duration;
 use tokio::task::block_in_place;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_message_does_not_fail_its_neighbours_on_leveret() {
@@ -14,19 +17,18 @@ async fn a_bad_message_does_not_fail_its_neighbours_on_leveret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_message_does_not_fail_its_neighbours_on_rabbitmq() {
-    let Some(rabbit) = block_in_place(RabbitMq::shared) else { return };
-    let url = rabbit.url_of(&block_in_place(|| rabbit.vhost()));
-    bad_messages(&url).await;
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
+    bad_messages(&rabbit.url_of(&vhost)).await;
 }
 
 async fn bad_messages(url: &str) {
-    let bus = Bus::connect(url).await.unwrap();
+    let bus = Bus::connect(url).await.expect("a broker");
     let gone = Exchange::topic("gone");
     let topology = Topology::new().exchange(gone.clone()).queue(Queue::new("neighbours"));
-    bus.ensure(topology).await.unwrap();
+    bus.ensure(topology).await.expect("it is declared");
     let text = Text::from("a message");
     // The bus knows the exchange from now on.
-    bus.publish(&text).exchange(gone.clone()).subject("x").optional().await.unwrap();
+    bus.publish(&text).exchange(gone.clone()).subject("x").optional().await.expect("it is taken");
     delete_exchange(url, "gone").await;
     let mut tickets = Vec::new();
     for number in 0..300 {
@@ -51,17 +53,62 @@ async fn bad_messages(url: &str) {
         }
     }
     // Those that were sent again have come at least once.
-    let waiting = bus.queue("neighbours").await.unwrap().unwrap().messages;
+    let waiting = bus.queue("neighbours").await.expect("a queue").expect("a queue").messages;
     assert!(waiting >= 291, "{waiting}");
     assert!(bus.health().is_ok(), "{:?}", bus.health());
     bus.close().await;
 }
 
-/// As somebody else does.
+/// There is no room for its history beside its own headers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_whose_headers_fill_a_frame_can_fail_too() {
+    let leveret = block_in_place(Leveret::start);
+    let bus = Bus::connect(&leveret.url()).await.expect("a broker");
+    let work = bus.consume("work", async |_: Text, _: Cx| {
+        Err::<(), _>(Failure::transient("no ".repeat(200)))
+    });
+    let retry = Retry::fixed(Duration::from_millis(1)).attempts(3);
+    let work = work.retry(retry).start().await.expect("a consumer");
+    let elsewhere = Elsewhere::connect(&leveret.url()).await;
+    let mut headers = FieldTable::default();
+    headers.insert("note".into(), AMQPValue::LongString("x".repeat(130_500).into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let channel = &elsewhere.channel;
+    let publish =
+        channel.basic_publish("".into(), "work".into(), Default::default(), b"x", properties);
+    publish.await.expect("it is sent");
+    let dead = timeout(Duration::from_secs(20), async {
+        loop {
+            let dead = bus.dead_letters("work").list(1).await.expect("a list");
+            match dead.into_iter().next() {
+                Some(dead) => break dead,
+                None => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    let dead = dead.await.expect("a dead letter");
+    assert_eq!(dead.letter.headers.get("leveret-attempts"), Some("3"));
+    work.stop(Duration::from_secs(5)).await;
+    bus.close().await;
+}
+
+/// A client that is none of ours.
+struct Elsewhere {
+    _connection: Connection,
+    channel: Channel,
+}
+
+impl Elsewhere {
+    async fn connect(url: &str) -> Elsewhere {
+        let options = ConnectionProperties::default();
+        let connection = Connection::connect(url, options).await.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        Elsewhere { _connection: connection, channel }
+    }
+}
+
 async fn delete_exchange(url: &str, exchange: &str) {
-    let options = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(url, options).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel.exchange_delete(exchange.into(), Default::default()).await.unwrap();
-    connection.close(200, "done".into()).await.unwrap();
+    let elsewhere = Elsewhere::connect(url).await;
+    let deleted = elsewhere.channel.exchange_delete(exchange.into(), Default::default());
+    deleted.await.expect("it is deleted");
 }

@@ -3,11 +3,12 @@
 use super::rounds;
 use crate::flow::{Flow, Manner};
 use crate::proxy::{Proxy, Troubles};
-use leveret::Bus;
-use leveret_peers::{Leveret, RabbitMq};
+use crate::shared_rabbitmq;
+use leveret::{Bus, Cx, PublishError, Queue, Text, Topology};
+use leveret_peers::Leveret;
 use std::time::Duration;
 use tokio::task::block_in_place;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const MESSAGES: u64 = 2_000;
 
@@ -24,9 +25,8 @@ async fn nothing_is_lost_on_a_bad_network_to_leveret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_on_a_bad_network_to_rabbitmq() {
-    let Some(rabbit) = block_in_place(RabbitMq::shared) else { return };
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
     for round in 0..rounds() {
-        let vhost = block_in_place(|| rabbit.vhost());
         bad_network(rabbit.port(), &vhost, Manner::Wait, round).await;
     }
 }
@@ -34,12 +34,37 @@ async fn nothing_is_lost_on_a_bad_network_to_rabbitmq() {
 async fn bad_network(broker: u16, vhost: &str, manner: Manner, round: u64) {
     let queue = &format!("cut-{round}-{manner:?}");
     let troubles = Troubles { cuts: 12, silences: 2, delays: 50 };
-    let proxy = Proxy::start(broker, troubles).await;
+    let proxy = Proxy::start(broker).await;
     let flow = Flow::start(Bus::builder(&proxy.url(vhost)), queue, manner, MESSAGES).await;
+    proxy.begin(troubles);
     // Slowly enough that all of it happens in the middle.
     while !proxy.is_calm() && flow.handled() < MESSAGES {
         flow.open(10);
         sleep(Duration::from_millis(20)).await;
     }
     flow.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_ever_for_a_network_that_has_fallen_silent() {
+    let leveret = block_in_place(Leveret::start);
+    let proxy = Proxy::start(leveret.port()).await;
+    // Nothing but the bus's own limits ends a wait here.
+    let url = proxy.url("%2f").replace("heartbeat=1", "heartbeat=0");
+    let builder = Bus::builder(&url).confirm_timeout(Duration::from_secs(1));
+    let bus = builder.connect().await.unwrap();
+    let handler = async |_: Text, _: Cx| Ok(());
+    let consumer = bus.consume("silent", handler).start().await.unwrap();
+    bus.send("silent", &Text::from("x")).await.unwrap();
+    proxy.be_silent();
+    let start = Instant::now();
+    let result = bus.send("silent", &Text::from("x")).await;
+    assert!(matches!(result, Err(PublishError::Unknown { .. })), "{result:?}");
+    consumer.stop(Duration::from_millis(200)).await;
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(bus.queue("silent").await.is_err());
+    let topology = Topology::new().queue(Queue::new("other"));
+    assert!(bus.ensure(topology).await.is_err());
+    bus.close().await;
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
 }

@@ -4,7 +4,7 @@
 use super::rounds;
 use crate::chance::Chance;
 use crate::flow::{Flow, Manner};
-use leveret::Bus;
+use leveret::{Bus, Queue, Topology};
 use leveret_peers::{Leveret, RabbitCluster, RabbitMq};
 use tokio::task::block_in_place;
 
@@ -55,6 +55,26 @@ async fn nothing_is_lost_when_a_cluster_loses_the_leader_of_a_queue() {
         block_in_place(|| cluster.start_again(leader));
     }
     flows.finish().await;
+}
+
+/// The node of a classic queue ends: consumers on other nodes are cancelled by the broker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_the_broker_cancels_goes_on_when_its_queue_is_back() {
+    let Some(mut cluster) = block_in_place(|| RabbitCluster::start(2)) else { return };
+    let [home, other] = cluster.urls().try_into().expect("two nodes");
+    let founder = Bus::connect(&home).await.unwrap();
+    founder.ensure(Topology::new().queue(Queue::new("cancelled"))).await.unwrap();
+    founder.close().await;
+    // The publisher's and the consumer's connections last: they are to the other node.
+    let flow = Flow::start(Bus::builder(&other), "cancelled", Manner::Unroutable, 400).await;
+    flow.open(200);
+    flow.until_handled(100).await;
+    block_in_place(|| cluster.kill(0));
+    flow.until_down().await;
+    block_in_place(|| cluster.start_again(0));
+    flow.until_up().await;
+    assert_eq!(flow.bus.health().connections[1].connects, 1);
+    flow.finish().await;
 }
 
 /// A publisher and a consumer of each manner, which go on part by part.

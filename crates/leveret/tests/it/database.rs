@@ -1,10 +1,9 @@
-//! A PostgreSQL with connections to it, and a leveret server that can crash.
+//! A PostgreSQL with connections to it.
 
 use std::time::{Duration, Instant};
 
 use leveret::sqlx::PgPool;
 use leveret::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use leveret_peers::Leveret;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,34 +44,5 @@ impl Postgres {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         pool
-    }
-}
-
-/// A leveret server.
-pub(crate) struct Server {
-    server: Leveret,
-}
-
-impl Server {
-    pub(crate) fn start() -> Server {
-        Server { server: Leveret::start() }
-    }
-
-    /// Kills it and starts it again.
-    pub(crate) fn crash(&mut self) {
-        self.kill();
-        self.start_again();
-    }
-
-    pub(crate) fn start_again(&mut self) {
-        self.server.start_again();
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.server.kill();
-    }
-
-    pub(crate) fn url(&self) -> String {
-        self.server.url()
     }
 }

@@ -1,0 +1,91 @@
+//! Queues that somebody deletes while they are in use.
+
+use crate::shared_rabbitmq;
+use leveret::{Bus, ConsumerState, Cx, Failure, Retry, Text};
+use leveret_peers::Leveret;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_go_on_when_a_queue_is_deleted_on_leveret() {
+    let leveret = block_in_place(Leveret::start);
+    deletions(&leveret.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_go_on_when_a_queue_is_deleted_on_rabbitmq() {
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
+    deletions(&rabbit.url_of(&vhost)).await;
+}
+
+async fn deletions(url: &str) {
+    let bus = Bus::connect(url).await.expect("a broker");
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let consumer = bus
+        .consume("deleted", move |text: Text, _: Cx| {
+            let told = tell.send(text.0.clone());
+            async move {
+                told?;
+                match text.0.as_str() {
+                    "bad" => Err(Failure::permanent("bad")),
+                    "again" => Err(Failure::transient("again")),
+                    _ => Ok(()),
+                }
+            }
+        })
+        .subjects(["deletions"])
+        .retry(Retry::fixed(Duration::from_millis(100)).attempts(2))
+        .start()
+        .await
+        .expect("a consumer");
+    let mut next =
+        async || timeout(PATIENCE, told.recv()).await.expect("a message").expect("a message");
+    bus.publish(&Text::from("before")).subject("deletions").await.expect("it is taken");
+    assert_eq!(next().await, "before");
+
+    delete_queue(url, "deleted").await;
+    while consumer.health().state == ConsumerState::Consuming {
+        sleep(Duration::from_millis(1)).await;
+    }
+    wait_for("the consumer", async || consumer.health().state == ConsumerState::Consuming).await;
+    // It is bound again, and put off to again.
+    bus.publish(&Text::from("after")).subject("deletions").await.expect("it is taken");
+    assert_eq!(next().await, "after");
+    bus.publish(&Text::from("again")).subject("deletions").await.expect("it is taken");
+    assert_eq!((next().await, next().await), ("again".to_owned(), "again".to_owned()));
+    wait_for("a dead letter", async || count(&bus).await == 1).await;
+
+    delete_queue(url, "deleted.dead").await;
+    bus.publish(&Text::from("bad")).subject("deletions").await.expect("it is taken");
+    assert_eq!(next().await, "bad");
+    wait_for("a dead letter", async || count(&bus).await == 1).await;
+    bus.publish(&Text::from("well")).subject("deletions").await.expect("it is taken");
+    assert_eq!(next().await, "well");
+    bus.close().await;
+}
+
+async fn count(bus: &Bus) -> u64 {
+    bus.dead_letters("deleted").count().await.expect("a number")
+}
+
+async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no {what}"));
+}
+
+/// As somebody else does.
+async fn delete_queue(url: &str, queue: &str) {
+    let options = lapin::ConnectionProperties::default();
+    let connection = lapin::Connection::connect(url, options).await.expect("a connection");
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.queue_delete(queue.into(), Default::default()).await.expect("it is deleted");
+    connection.close(200, "done".into()).await.expect("a goodbye");
+}
