@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::mem;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -48,6 +49,27 @@ pub enum Event {
     Cancelled,
     /// The channel is closed. Nothing comes after it.
     Closed(Error),
+}
+
+/// A method that was sent; await its answer. Dropping it does not take it back.
+#[derive(Debug)]
+#[must_use = "whether it was done is not known unless it is awaited"]
+pub struct Call {
+    receiver: oneshot::Receiver<Result<Answer, Error>>,
+    /// Why it was not sent.
+    failed: Option<Error>,
+}
+
+impl Future for Call {
+    type Output = Result<Answer, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let answer = Pin::new(&mut self.receiver).poll(cx);
+        answer.map(|answer| answer.unwrap_or(Err(Error::Ended(Scope::Connection))))
+    }
 }
 
 /// The events of a channel.
@@ -113,15 +135,15 @@ impl Channel {
         (channel.clone(), Events { channel })
     }
 
-    /// Sends a method and waits for its answer. It must be one that the broker answers. A call that
-    /// is given up while it waits has been sent nevertheless.
+    /// Sends a method at once, which must be one that the broker answers; await its answer. Several
+    /// may be on their way: they are answered in order.
     ///
     /// # Errors
     /// [`Error`] if the channel or the connection ends instead; a refusal ends the channel.
-    pub async fn call(&self, method: impl Into<Method>) -> Result<Answer, Error> {
+    pub fn call(&self, method: impl Into<Method>) -> Call {
         let method = method.into();
         let (sender, receiver) = oneshot::channel();
-        self.with(|entry, output| {
+        let sent = self.with(|entry, output| {
             entry.calls.push_back(sender);
             match method {
                 Method::ConfirmSelect(_) => entry.published = 0,
@@ -129,8 +151,8 @@ impl Channel {
                 _ => {}
             }
             method.frame(self.number, output);
-        })?;
-        receiver.await.unwrap_or(Err(Error::Ended(Scope::Connection)))
+        });
+        Call { receiver, failed: sent.err() }
     }
 
     /// Sends a method that is not answered.

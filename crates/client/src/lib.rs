@@ -25,7 +25,7 @@ mod login;
 #[cfg(test)]
 mod tests;
 
-pub use channel::{Channel, Event, Events};
+pub use channel::{Call, Channel, Event, Events};
 pub use connection::Connection;
 pub use error::{Error, Scope};
 pub use incoming::{Answer, Delivery, Returned};

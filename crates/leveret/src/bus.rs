@@ -54,7 +54,8 @@ pub(crate) struct Inner {
     pub(crate) window: Window,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) clock: Clock,
-    pub(crate) counters: Counters,
+    /// Apart, for some who count must not hold the bus.
+    pub(crate) counters: Arc<Counters>,
     /// Opened by the first question.
     pub(crate) replies: OnceCell<Replies>,
     /// What was published, for tests: on `memory:` alone.
@@ -349,7 +350,7 @@ impl BusBuilder {
             window: Window::new(self.window_messages, self.window_bytes),
             large_bodies: self.large_bodies,
             clock: Clock::new(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             replies: OnceCell::new(),
             recorder: in_memory.then(Recorder::default),
             ensured: Mutex::default(),

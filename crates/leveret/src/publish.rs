@@ -53,7 +53,6 @@ pub(crate) enum Address {
 pub struct Ticket {
     receiver: oneshot::Receiver<Result<(), PublishError>>,
     id: String,
-    bus: Arc<Inner>,
 }
 
 /// A message that was confirmed.
@@ -224,7 +223,7 @@ impl<'a, M: Message> Publish<'a, M> {
 
 impl Inner {
     /// Sends a message that is ready, and makes the exchange first that it goes to.
-    pub(crate) async fn post(self: &Arc<Self>, sealed: Sealed) -> Result<Ticket, PublishError> {
+    pub(crate) async fn post(&self, sealed: Sealed) -> Result<Ticket, PublishError> {
         let Sealed { to, mandatory, delay, letter } = sealed;
         if let Some(recorder) = &self.recorder {
             recorder.record(letter.name.clone(), letter.payload.clone());
@@ -242,7 +241,7 @@ impl Inner {
 
     /// Sends a letter.
     pub(crate) async fn dispatch(
-        self: &Arc<Self>,
+        &self,
         target: Target,
         mandatory: bool,
         delay: Option<Duration>,
@@ -272,8 +271,8 @@ impl Inner {
         letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
         let _permits = self.window.enter(letter.size()).await;
         let (sender, receiver) = oneshot::channel();
-        let ticket = Ticket { receiver, id: letter.id.clone(), bus: Arc::clone(self) };
-        let done = Done { sender, _permits };
+        let ticket = Ticket { receiver, id: letter.id.clone() };
+        let done = Done { sender, counters: Arc::clone(&self.counters), _permits };
         self.transport.send(Outgoing { target, mandatory, delay, letter, done });
         Ok(ticket)
     }
@@ -328,7 +327,6 @@ impl Future for Ticket {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.receiver).poll(cx).map(|told| {
             let result = told.unwrap_or(Err(PublishError::Closed));
-            self.bus.counters.published(&result);
             let id = std::mem::take(&mut self.id);
             result.map(|()| Receipt { id })
         })

@@ -1,7 +1,7 @@
 //! Numbers for monitoring.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::PublishError;
@@ -18,8 +18,7 @@ pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) unwanted: AtomicU64,
-    /// Apart, for who counts must not hold the bus.
-    pub(crate) late_answers: Arc<AtomicU64>,
+    pub(crate) late_answers: AtomicU64,
 }
 
 impl Counters {
@@ -131,9 +130,12 @@ impl Stats {
         value: impl Fn(&crate::health::ConsumerHealth) -> u64,
     ) -> fmt::Result {
         writeln!(f, "# TYPE leveret_consumer_{name} {kind}")?;
+        let mut by_queue = BTreeMap::<&str, u64>::new();
         for consumer in &self.health.consumers {
+            *by_queue.entry(&consumer.queue).or_default() += value(consumer);
+        }
+        for (queue, value) in by_queue {
             // A label's value is in quotes, as Rust writes them, too.
-            let (queue, value) = (&consumer.queue, value(consumer));
             writeln!(f, "leveret_consumer_{name}{{queue={queue:?}}} {value}")?;
         }
         Ok(())

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use crate::error::{ConnectError, PublishError, SubscribeError, TopologyError};
 use crate::health::{ConnectionHealth, ConsumerState};
 use crate::letter::Letter;
+use crate::stats::Counters;
 use crate::topology::{Binding, Queue, Topology};
 
 /// A future that is named nowhere else.
@@ -131,12 +132,14 @@ pub struct Outgoing {
 #[derive(Debug)]
 pub struct Done {
     pub(crate) sender: oneshot::Sender<Result<(), PublishError>>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) _permits: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 impl Done {
     /// Tells what came of it.
     pub fn tell(self, result: Result<(), PublishError>) {
+        self.counters.published(&result);
         // Whoever asked may have given up.
         let _ = self.sender.send(result);
     }

@@ -60,12 +60,16 @@ pub(super) async fn a_declaration_that_differs_is_an_error(scene: Scene) -> Verd
     }
     let queue = scene.queue(&bus, "differs").await?;
     let other = Queue::new(&queue).messages_max(5);
-    let Err(error) = bus.ensure(Topology::new().queue(other)).await else {
+    let names = [scene.name("before"), scene.name("behind")];
+    let [before, behind] = names.each_ref().map(Queue::new);
+    let topology = Topology::new().queue(before).queue(other).queue(behind);
+    let Err(error) = bus.ensure(topology).await else {
         return Err("it may differ".into());
     };
     let differs = matches!(&error, Error::Topology(TopologyError::Differs { what, .. })
         if what.contains(&queue));
     check!(differs && error.to_string().contains("existing()"), "{error}");
+    check!(bus.queue(&names[0]).await?.is_some(), "what came before it is not there");
     // What went wrong is not tried again, and does not keep other things from being made.
     scene.queue(&bus, "another").await?;
     bus.send(&queue, &Text::from("x")).await?;

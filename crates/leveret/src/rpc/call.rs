@@ -143,8 +143,7 @@ impl<'a, Q: Message, A: Message> Call<'a, Q, A> {
 impl Inner {
     /// The queue for answers.
     pub(crate) async fn replies(&self) -> Result<&Replies, SubscribeError> {
-        let late = Arc::clone(&self.counters.late_answers);
-        self.replies.get_or_try_init(|| Replies::open(self, late)).await
+        self.replies.get_or_try_init(|| Replies::open(self)).await
     }
 
     /// Asks, and waits for an answer that is no fault.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
@@ -11,6 +11,7 @@ use crate::bus::Inner;
 use crate::error::SubscribeError;
 use crate::health::ConsumerState;
 use crate::letter::Letter;
+use crate::stats::Counters;
 use crate::transport::{Inlet, Source, Subscription};
 
 /// How many answers are fetched ahead. Nothing is done with them but hand them on.
@@ -38,18 +39,15 @@ pub(crate) struct Expected {
 }
 
 impl Replies {
-    /// Opens the queue. `late` counts the answers that nobody waits for.
-    pub(crate) async fn open(
-        inner: &Inner,
-        late: Arc<AtomicU64>,
-    ) -> Result<Replies, SubscribeError> {
+    /// Opens the queue.
+    pub(crate) async fn open(inner: &Inner) -> Result<Replies, SubscribeError> {
         let queue = format!("leveret.replies.{}", inner.names.next());
         let source = Source::Own { name: queue.clone(), bindings: Vec::new() };
         let subscription = Subscription { source, prefetch: PREFETCH, priority: 0 };
         let inlet = inner.transport.subscribe(subscription).await?;
         let (waiting, state) = (Arc::<Waiting>::default(), inlet.state());
         // It ends with the transport, so it must not hold it.
-        tokio::spawn(receive(inlet, Arc::clone(&waiting), late));
+        tokio::spawn(receive(inlet, Arc::clone(&waiting), Arc::clone(&inner.counters)));
         Ok(Replies { queue, waiting, state })
     }
 
@@ -96,7 +94,7 @@ impl Waiting {
     }
 }
 
-async fn receive(mut inlet: Box<dyn Inlet>, waiting: Arc<Waiting>, late: Arc<AtomicU64>) {
+async fn receive(mut inlet: Box<dyn Inlet>, waiting: Arc<Waiting>, counters: Arc<Counters>) {
     let settler = inlet.settler();
     let mut batch = Vec::new();
     while inlet.next(&mut batch).await.is_ok() {
@@ -104,7 +102,7 @@ async fn receive(mut inlet: Box<dyn Inlet>, waiting: Arc<Waiting>, late: Arc<Ato
             settler.ack(inbound.token);
             let id = inbound.letter.correlation_id.clone();
             if !waiting.hand_on(Arc::unwrap_or_clone(inbound).letter) {
-                late.fetch_add(1, Ordering::Relaxed);
+                counters.late_answers.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(id, "nobody waits for this answer any more");
             }
         }

@@ -88,3 +88,24 @@ async fn other_buses_record_nothing() {
     assert!(bus.native::<leveret_broker::Broker>().is_some());
     bus.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn metrics_count_what_nobody_waits_for_and_add_a_queues_consumers_up() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    for _ in 0..2 {
+        bus.consume("counted", async |_: Text, _: Cx| Ok(())).start().await.unwrap();
+    }
+    for _ in 0..5 {
+        drop(bus.send("counted", &Text::from("x")).pipelined().await.unwrap());
+    }
+    bus.settle_all().await.unwrap();
+    let metrics = bus.stats().to_string();
+    for line in [
+        "leveret_bus_published_total{result=\"confirmed\"} 5",
+        "leveret_consumer_handled_total{queue=\"counted\"} 5",
+        "leveret_consumer_up{queue=\"counted\"} 2",
+    ] {
+        assert_eq!(metrics.lines().filter(|it| *it == line).count(), 1, "{line}\nin {metrics}");
+    }
+    bus.close().await;
+}

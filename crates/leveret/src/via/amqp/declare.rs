@@ -1,11 +1,12 @@
 //! Topology as AMQP declarations, made now and at each connect.
 
+use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use leveret_client::method::*;
 use leveret_client::model::{FieldTable, ShortString};
-use leveret_client::{Channel, Connection, Error, Events};
+use leveret_client::{Channel, Connection, Error};
 use tokio::time::timeout;
 
 use super::delay;
@@ -73,10 +74,6 @@ impl Declared {
         Declared { topology: Mutex::default(), kind, within }
     }
 
-    fn declarer<'a>(&self, connection: &'a Connection) -> Declarer<'a> {
-        Declarer { connection, channel: None, within: self.within }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Topology> {
         self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,10 +84,9 @@ impl Declared {
         connection: &Connection,
         topology: Topology,
     ) -> Result<(), TopologyError> {
-        let mut declarer = self.declarer(connection);
-        for step in steps(&topology, self.kind)? {
-            declarer.declare(&step).await.map_err(|error| explain(&step.what, &error))?;
-        }
+        let steps = steps(&topology, self.kind)?;
+        let declared = self.declare(connection, &steps).await;
+        declared.map_err(|(index, error)| explain(&steps[index].what, &error))?;
         self.lock().merge(&topology);
         Ok(())
     }
@@ -100,17 +96,7 @@ impl Declared {
         let topology = self.lock().clone();
         // It was translated before.
         let steps = steps(&topology, self.kind).unwrap_or_default();
-        let mut declarer = self.declarer(connection);
-        for step in steps {
-            match declarer.declare(&step).await {
-                Err(error) if error.ends_connection() => return Err(error),
-                Err(error) => {
-                    tracing::warn!(%error, "{} cannot be declared again", step.what);
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
+        self.declare_what_can_be(connection, &steps).await
     }
 
     /// Declares one queue again, and what is bound to it. What the broker refuses is left out: who
@@ -127,39 +113,46 @@ impl Declared {
                 .filter(|it| it.target == DelayTarget::Queue(queue.to_owned()))
                 .collect(),
         };
-        let mut declarer = self.declarer(connection);
-        for step in steps(&topology, self.kind).unwrap_or_default() {
-            if let Err(error) = declarer.declare(&step).await {
-                tracing::warn!(%error, "{} cannot be declared again", step.what);
-                if error.ends_connection() {
-                    return;
-                }
-            }
+        let steps = steps(&topology, self.kind).unwrap_or_default();
+        if let Err(error) = self.declare_what_can_be(connection, &steps).await {
+            tracing::warn!(%error, queue, "cannot be declared again");
         }
     }
-}
 
-/// Declares on a channel of its own, and on another when that is closed by a refusal.
-struct Declarer<'a> {
-    connection: &'a Connection,
-    channel: Option<(Channel, Events)>,
-    within: Duration,
-}
-
-impl Declarer<'_> {
-    async fn declare(&mut self, step: &Step) -> Result<(), Error> {
-        let open = self.channel.take();
-        let declaring = async {
-            let (channel, events) = match open {
-                Some(open) => open,
-                None => self.connection.channel().await?,
-            };
-            channel.call(step.method.clone()).await?;
-            Ok::<_, Error>((channel, events))
-        };
-        let declared = timeout(self.within, declaring).await;
-        self.channel = Some(declared.map_err(|_| Error::Silent(self.within))??);
+    /// Leaves out what the broker refuses. The error is the connection's end.
+    async fn declare_what_can_be(
+        &self,
+        connection: &Connection,
+        mut steps: &[Step],
+    ) -> Result<(), Error> {
+        while let Err((index, error)) = self.declare(connection, steps).await {
+            if error.ends_connection() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "{} cannot be declared again", steps[index].what);
+            steps = &steps[index + 1..];
+        }
         Ok(())
+    }
+
+    /// Declares on a channel of its own, without waiting for one answer before the next step. The
+    /// error is that of the first step that failed; those behind it are not done.
+    async fn declare(&self, connection: &Connection, steps: &[Step]) -> Result<(), (usize, Error)> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let opened = self.soon(connection.channel()).await;
+        let (channel, _events) = opened.map_err(|error| (0, error))?;
+        let answers: Vec<_> = steps.iter().map(|step| channel.call(step.method.clone())).collect();
+        for (index, answer) in answers.into_iter().enumerate() {
+            self.soon(answer).await.map_err(|error| (index, error))?;
+        }
+        Ok(())
+    }
+
+    /// What the broker answers, if it does so in time.
+    async fn soon<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        timeout(self.within, answer).await.unwrap_or(Err(Error::Silent(self.within)))
     }
 }
 
