@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use leveret::{Cx, Dedup, Failure, Filter, Message, Permanent, Result, Retry};
+use leveret::{Cx, Failure, Filter, Message, Permanent, Result, Retry};
 use leveret_examples::{connect, no_part, part};
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +44,8 @@ async fn main() -> Result {
             }
         }
         "ship" => {
-            let hour = Duration::from_secs(3_600);
-            bus.consume(QUEUE, ship)
-                .retry(Retry::exponential(Duration::from_millis(100)).attempts(3))
-                .dedup(Dedup::in_memory(100_000, hour))
-                .start()
-                .await?;
+            let retry = Retry::exponential(Duration::from_millis(100)).attempts(3);
+            bus.consume(QUEUE, ship).retry(retry).start().await?;
             println!(" [*] Waiting for orders");
             return bus.run_until_signal().await;
         }

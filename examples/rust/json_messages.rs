@@ -6,8 +6,6 @@ use leveret::{Cx, Message, Queue, Result, Topology};
 use leveret_examples::{connect, no_part, part};
 use serde::{Deserialize, Serialize};
 
-const QUEUE: &str = "hello_queue";
-
 #[derive(Debug, Serialize, Deserialize, Message)]
 #[message(name = "greeting", key = "id")]
 struct Greeting {
@@ -18,23 +16,24 @@ struct Greeting {
 #[tokio::main]
 async fn main() -> Result {
     let bus = connect().await?;
-    bus.ensure(Topology::new().queue(Queue::new(QUEUE))).await?;
     match part().0.as_str() {
         "produce" => {
+            bus.ensure(Topology::new().queue(Queue::new("hello_queue"))).await?;
             for id in 1..=5 {
                 let greeting = Greeting { id, text: format!("Hello number {id}") };
-                bus.send(QUEUE, &greeting).await?;
+                bus.send("hello_queue", &greeting).await?;
                 println!("Sent: {greeting:?}");
             }
             bus.close().await;
             Ok(())
         }
         "consume" => {
-            let receive = |greeting: Greeting, _: Cx| async move {
+            let show = async |greeting: Greeting, _: Cx| {
                 println!("Received: {greeting:?}");
                 Ok(())
             };
-            bus.consume(QUEUE, receive).prefetch(1).start().await?;
+            bus.consume("hello_queue", show).prefetch(1).start().await?;
+            println!("Waiting for greetings");
             bus.run_until_signal().await
         }
         _ => no_part("produce, consume"),

@@ -8,8 +8,13 @@ use leveret::{Bus, Error, Result};
 /// # Errors
 /// [`Error::Connect`] if it is not there.
 pub async fn connect() -> Result<Bus> {
-    let url = std::env::var("BUS").unwrap_or_else(|_| "amqp://guest:guest@localhost".to_owned());
-    Bus::connect(&url).await
+    Bus::connect(&url()).await
+}
+
+/// The broker that `BUS` names, or else one on this machine.
+#[must_use]
+pub fn url() -> String {
+    std::env::var("BUS").unwrap_or_else(|_| "amqp://guest:guest@localhost".to_owned())
 }
 
 /// The part to play, and what else was said.

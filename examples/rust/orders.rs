@@ -40,19 +40,17 @@ async fn email(order: OrderCreated, _: Cx) -> Result<(), leveret::Failure> {
     Ok(())
 }
 
-async fn inventory(order: OrderCreated, _: Cx) -> Result<(), leveret::Failure> {
-    println!(" [x] Stock reduced by {} for order {}", order.items.join(", "), order.order_id);
-    Ok(())
-}
-
-async fn analytics(order: OrderCreated, _: Cx) -> Result<(), leveret::Failure> {
-    println!(" [x] Recorded order {}", order.order_id);
-    Ok(())
-}
-
 #[tokio::main]
 async fn main() -> Result {
     let bus = connect().await?;
+    let inventory = async |order: OrderCreated, _: Cx| {
+        println!(" [x] Stock reduced by {} for order {}", order.items.join(", "), order.order_id);
+        Ok(())
+    };
+    let analytics = async |order: OrderCreated, _: Cx| {
+        println!(" [x] Recorded order {}", order.order_id);
+        Ok(())
+    };
     let (part, orders) = part();
     match part.as_str() {
         "place" => {

@@ -4,26 +4,28 @@
 //! `topic_logs emit kernel.error A critical kernel error`,
 //! `topic_logs receive '*.error' 'kernel.*'`, `topic_logs all` for both in one process
 
-use leveret::{Bus, Cx, Exchange, Result, Text};
+use leveret::{Bus, Cx, Exchange, Failure, Result, Text};
 use leveret_examples::{connect, no_part, part};
 
-const LOGS: &str = "topic_logs";
+fn logs() -> Exchange {
+    Exchange::topic("topic_logs")
+}
 
-async fn emit(bus: &Bus, severity: &str, text: &str) -> Result {
+async fn emit(bus: &Bus, subject: &str, text: &str) -> Result {
+    let line = Text::from(text);
     // It is no error if nobody listens.
-    let text = Text::from(text);
-    let event = bus.publish(&text).exchange(Exchange::topic(LOGS)).subject(severity.to_owned());
-    event.optional().await?;
-    println!(" [x] Sent {severity}:{}", text.0);
+    bus.publish(&line).exchange(logs()).subject(subject.to_owned()).optional().await?;
+    println!(" [x] Sent {subject}:{text}");
     Ok(())
 }
 
-async fn receive(bus: &Bus, patterns: Vec<String>) -> Result {
-    let show = |Text(text), cx: Cx| async move {
-        println!(" [x] {}:{text}", cx.subject());
-        Ok(())
-    };
-    let consumer = bus.consume("logs", show).exchange(Exchange::topic(LOGS)).subjects(patterns);
+async fn show(Text(line): Text, cx: Cx) -> Result<(), Failure> {
+    println!(" [x] {}:{line}", cx.subject());
+    Ok(())
+}
+
+async fn receive(bus: &Bus, patterns: &[String]) -> Result {
+    let consumer = bus.consume("logs", show).exchange(logs()).subjects(patterns.to_vec());
     consumer.own_queue().start().await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     Ok(())
@@ -32,25 +34,23 @@ async fn receive(bus: &Bus, patterns: Vec<String>) -> Result {
 #[tokio::main]
 async fn main() -> Result {
     let bus = connect().await?;
-    match part() {
-        (emits, words) if emits == "emit" && words.len() > 1 => {
-            emit(&bus, &words[0], &words[1..].join(" ")).await?;
+    let (part, words) = part();
+    match (part.as_str(), &words[..]) {
+        ("emit", [subject, text @ ..]) => {
+            emit(&bus, subject, &text.join(" ")).await?;
             bus.close().await;
-            Ok(())
+            return Ok(());
         }
-        (receives, patterns) if receives == "receive" && !patterns.is_empty() => {
-            receive(&bus, patterns).await?;
-            bus.run_until_signal().await
-        }
-        (all, _) if all == "all" => {
-            receive(&bus, vec!["*.error".to_owned()]).await?;
-            receive(&bus, vec!["kernel.*".to_owned()]).await?;
-            receive(&bus, vec!["#".to_owned()]).await?;
+        ("receive", patterns @ [_, ..]) => receive(&bus, patterns).await?,
+        ("all", []) => {
+            for pattern in ["*.error", "kernel.*", "#"] {
+                receive(&bus, &[pattern.to_owned()]).await?;
+            }
             emit(&bus, "kernel.error", "A critical kernel error").await?;
             emit(&bus, "auth.info", "User logged in").await?;
             emit(&bus, "payment.error", "Payment failed").await?;
-            bus.run_until_signal().await
         }
-        _ => no_part("emit SUBJECT TEXT, receive PATTERN..., all"),
+        _ => return no_part("emit SUBJECT TEXT, receive PATTERN..., all"),
     }
+    bus.run_until_signal().await
 }

@@ -1,44 +1,18 @@
-//! One agent of a small shop, in a process of its own:
-//!
-//!     agent --name Triage & agent --name Billing & agent --name Stock &
-//!     customer "3 carrots"
+//! The agents of a small shop.
 
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use leveret::{AgentCx, Bus, Error, Failure, Note};
+use leveret::{AgentCx, Agents, Failure, Note, Result};
 use serde_json::{Value, json};
 
-#[derive(Parser)]
-struct Args {
-    /// Which agent to be
-    #[arg(long, ignore_case = true)]
-    name: Name,
-    /// The bus
-    #[arg(long, env = "LEVERET_URI", hide_env_values = true, default_value = "amqp://")]
-    uri: String,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Name {
-    Triage,
-    Billing,
-    Stock,
-}
-
-#[tokio::main]
-async fn main() -> Result<(), Error> {
-    let args = Args::parse();
-    let bus = Bus::connect(&args.uri).await?;
-    let agents = bus.agents();
-    match args.name {
-        Name::Triage => agents.agent("Triage").role("router").inbox(1000).on(triage).start().await,
-        Name::Billing => {
-            agents.agent("Billing").role("clerk").concurrency(8).on(billing).start().await
-        }
-        Name::Stock => agents.agent("Stock").role("counts").on(stock).start().await,
-    }?;
-    bus.run_until_signal().await
+/// Starts one of them, in this process.
+pub(crate) async fn start(agents: &Agents, name: &str) -> Result {
+    match name {
+        "Triage" => agents.agent(name).role("router").inbox(1000).on(triage).start().await?,
+        "Billing" => agents.agent(name).role("clerk").concurrency(8).on(billing).start().await?,
+        _ => agents.agent(name).role("counts").on(stock).start().await?,
+    };
+    Ok(())
 }
 
 /// Finds out what the customer wants, and who is for that.
@@ -46,7 +20,7 @@ async fn triage(note: Note, cx: AgentCx) -> Result<(), Failure> {
     let words: Vec<&str> = note.content.as_str().unwrap_or_default().split(' ').collect();
     match words[..] {
         [pieces, item] if pieces.parse::<u32>().is_ok() => {
-            // What is set here goes with the conversation.
+            // A context variable: it goes with the conversation.
             cx.set("order", json!({"item": item, "pieces": pieces.parse::<u32>()?}));
             cx.hand_off("Billing").await?;
         }
