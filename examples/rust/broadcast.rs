@@ -17,9 +17,7 @@ async fn hear(Text(text): Text, cx: Cx) -> Result<(), Failure> {
 }
 
 async fn listen(bus: &Bus, service: &str) -> Result {
-    // A fanout exchange does not look at subjects; but a queue must be bound by some.
-    let consumer = bus.consume(service, hear).exchange(announcements()).subjects([""]);
-    consumer.own_queue().start().await?;
+    bus.consume(service, hear).exchange(announcements()).own_queue().start().await?;
     println!(" [*] {service} listens");
     Ok(())
 }

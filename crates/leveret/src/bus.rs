@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::connect;
 use crate::consume::{BatchHandler, Batches, ConsumerBuilder, ConsumerShared, Each, Handler};
 use crate::dead_letters::DeadLetters;
+use crate::describe::Catalog;
 use crate::error::{ConnectError, Error, Result, TopologyError};
 use crate::health::Health;
 use crate::letter::Letter;
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     /// Apart, for some who count must not hold the bus.
     pub(crate) counters: Arc<Counters>,
+    pub(crate) catalog: Catalog,
     /// Opened by the first question.
     pub(crate) replies: OnceCell<Replies>,
     /// What was published, for tests: on `memory:` alone.
@@ -334,6 +336,7 @@ impl BusBuilder {
     /// time.
     pub async fn connect(self) -> Result<Bus> {
         let in_memory = self.transport.is_none() && self.url == IN_MEMORY;
+        let catalog = Catalog::new(self.transport.is_none().then_some(&self.url));
         let transport = match self.transport {
             Some(transport) => transport,
             None => connect::open(&self.url, self.confirm_timeout).await?,
@@ -351,6 +354,7 @@ impl BusBuilder {
             large_bodies: self.large_bodies,
             clock: Clock::new(),
             counters: Arc::default(),
+            catalog,
             replies: OnceCell::new(),
             recorder: in_memory.then(Recorder::default),
             ensured: Mutex::default(),

@@ -28,12 +28,13 @@ use crate::bus::Bus;
 use crate::cx::Cx;
 use crate::dead_letters::dead_queue;
 use crate::dedup::Dedup;
+use crate::describe::{Received, Traffic};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::rate::Rate;
 use crate::retry::Retry;
-use crate::topology::{Binding, DelayTarget, Exchange, Queue, Topology};
+use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, Topology};
 use crate::transport::{Source, Subscription};
 
 pub(crate) use self::guard::guard;
@@ -76,6 +77,7 @@ where
 pub struct ConsumerBuilder<W> {
     bus: Bus,
     way: W,
+    traffic: Traffic,
     queue: Queue,
     exchange: Option<Exchange>,
     subjects: Vec<Cow<'static, str>>,
@@ -128,6 +130,7 @@ impl<M: Message, H: Handler<M>> ConsumerBuilder<Each<M, H>> {
         ConsumerBuilder {
             bus: self.bus,
             way,
+            traffic: self.traffic,
             queue: self.queue,
             exchange: self.exchange,
             subjects: self.subjects,
@@ -181,6 +184,7 @@ impl<W: Way> ConsumerBuilder<W> {
         ConsumerBuilder {
             bus: bus.clone(),
             way,
+            traffic: Traffic::of::<M>(),
             queue: Queue::new(queue),
             exchange: M::EXCHANGE.map(Exchange::topic),
             subjects,
@@ -216,8 +220,11 @@ impl<W: Way> ConsumerBuilder<W> {
         self
     }
 
-    /// Of this exchange instead of the bus's.
+    /// Of this exchange instead of the bus's. A fanout exchange looks at no subjects.
     pub fn exchange(mut self, exchange: Exchange) -> Self {
+        if exchange.kind == ExchangeKind::Fanout && self.subjects.is_empty() {
+            self.subjects.push(Cow::Borrowed(""));
+        }
         self.exchange = Some(exchange);
         self
     }
@@ -245,6 +252,12 @@ impl<W: Way> ConsumerBuilder<W> {
         self.keeps_dead = false;
         self.policy.retry = Retry::none();
         self.policy.breaker = None;
+        self
+    }
+
+    /// What its messages are described as.
+    pub(crate) fn traffic(mut self, traffic: Traffic) -> Self {
+        self.traffic = traffic;
         self
     }
 
@@ -349,6 +362,14 @@ impl<W: Way> ConsumerBuilder<W> {
         });
         let subscription = Subscription { source, prefetch, priority: self.priority };
         let inlet = inner.transport.subscribe(subscription).await?;
+        inner.catalog.receives(Received {
+            traffic: self.traffic,
+            queue: queue.clone(),
+            own: self.own,
+            exchange,
+            subjects: self.subjects,
+            retry: self.keeps_dead.then_some(self.policy.retry),
+        });
         let shared = Arc::new(ConsumerShared::new(queue, inlet.state()));
         let course = Arc::new(Course::new(bus.clone(), self.policy, Arc::clone(&shared)));
         let work = self.way.work(Arc::clone(&course));
@@ -375,6 +396,11 @@ impl<W: Way> ConsumerBuilder<W> {
                 let what = format!("put off a message for {longest:?}");
                 return refuse(&what, "use a Retry with shorter delays");
             }
+        }
+        if self.own && self.subjects.is_empty() {
+            let queue = &self.queue.name;
+            let text = format!("nothing would come to {queue:?}: say subjects() with own_queue()");
+            return Err(Error::Invalid(text));
         }
         if self.queue.priorities > can.priorities {
             return refuse("tell so many priorities apart", "use fewer, or a queue for each");

@@ -1,5 +1,6 @@
 //! What can go wrong, and what is known of messages then.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::failure::BoxError;
@@ -9,7 +10,7 @@ use crate::message::CodecError;
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Anything that can go wrong in the toolkit.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// No connection.
     #[error(transparent)]
@@ -52,6 +53,13 @@ pub enum Error {
     /// Something was said that makes no sense.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// In words, as it is shown: this is what people see of an error that `main` returns.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Why there is no connection.

@@ -48,6 +48,10 @@ struct LargeMessages;
 #[doc = include_str!("../../../docs/guide/outbox.md")]
 struct Outbox;
 
+#[cfg(feature = "schema")]
+#[doc = include_str!("../../../docs/guide/describe.md")]
+struct Describe;
+
 #[doc = include_str!("../../../docs/guide/request-reply.md")]
 struct RequestReply;
 

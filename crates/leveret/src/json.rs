@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use serde_json::Value;
+pub use serde_json::{Value, json};
 
 use crate::message::{CodecError, Message, Payload};
 
-const CONTENT_TYPE: &str = "application/json";
+/// The MIME type of JSON.
+pub const CONTENT_TYPE: &str = "application/json";
 /// Room for a small message, in bytes.
 const SMALL_BYTES: usize = 128;
 
@@ -32,6 +33,15 @@ pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T, CodecError> {
     Ok(serde_json::from_slice(&payload.body)?)
 }
 
+/// The JSON Schema (draft 07) of a type that derives `schemars::JsonSchema`. It is what
+/// `#[message(schema)]` gives a message.
+#[cfg(feature = "schema")]
+#[must_use]
+pub fn schema<T: schemars::JsonSchema>() -> Value {
+    let settings = schemars::generate::SchemaSettings::draft07();
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
 /// Any JSON value, or any type of serde's that has no name as a [`Message`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Json<T = Value>(
@@ -41,6 +51,7 @@ pub struct Json<T = Value>(
 
 impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Message for Json<T> {
     const NAME: &'static str = "";
+    const CONTENT_TYPE: Option<&'static str> = Some(CONTENT_TYPE);
 
     fn encode(&self) -> Result<Payload, CodecError> {
         encode(&self.0)

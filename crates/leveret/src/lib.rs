@@ -27,7 +27,10 @@
 //! #[tokio::main]
 //! async fn main() -> Result {
 //!     let bus = Bus::connect("memory:").await?;
-//!     let bill = async |order: OrderCreated, _: Cx| Ok(println!("order {} is billed", order.id));
+//!     let bill = async |order: OrderCreated, _: Cx| {
+//!         println!("order {} is billed", order.id);
+//!         Ok(())
+//!     };
 //!     bus.consume("billing", bill).start().await?;
 //!     bus.publish(&OrderCreated { id: 1 }).await?;
 //! #   while bus.health().consumers[0].handled == 0 {
@@ -49,7 +52,7 @@
 //! - `outbox` and `inbox`: messages and PostgreSQL transactions, both or neither
 //! - `transport`: what a broker must be able to do; `topology`: what must be there; `via`: the
 //!   transports there are
-//! - `health`, `stats`: how it goes
+//! - `health`, `stats`: how it goes; `describe`: what is sent and received, as AsyncAPI
 //! - `testing`: what tests ask of a bus in memory; `conformance`: what every transport must do, as
 //!   tests; `guide`: the pages of the guide, whose snippets are tests
 
@@ -67,6 +70,7 @@ mod consume;
 mod cx;
 mod dead_letters;
 mod dedup;
+mod describe;
 mod error;
 mod failure;
 #[cfg(doctest)]
@@ -106,6 +110,7 @@ pub use consume::{
 pub use cx::Cx;
 pub use dead_letters::{DeadLetter, DeadLetters, Filter, Redriven};
 pub use dedup::{Dedup, Store};
+pub use describe::Description;
 pub use error::{ConnectError, Error, PublishError, Result, SubscribeError, TopologyError};
 pub use failure::{BoxError, Failure, Permanent};
 pub use health::{ConnectionHealth, ConnectionState, ConsumerHealth, ConsumerState, Health};
@@ -125,6 +130,8 @@ pub use outbox::{
 pub use publish::{Publish, Receipt, Ticket};
 pub use retry::Retry;
 pub use rpc::{Answer, Call, CallError, Fault, ServiceBuilder};
+#[cfg(feature = "schema")]
+pub use schemars;
 #[cfg(feature = "postgres")]
 pub use sqlx;
 pub use stats::Stats;

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
+const TEXT: &str = "text/plain";
+const BYTES: &str = "application/octet-stream";
+
 /// A type that is sent. `#[derive(leveret::Message)]` makes one of any type that serde can write
 /// and read; it is sent as JSON then.
 ///
@@ -17,12 +20,16 @@ pub trait Message: Sized + Send + Sync + 'static {
     /// The exchange it is published to, if it is not the bus's.
     const EXCHANGE: Option<&'static str> = None;
 
+    /// The MIME type of its body, for descriptions of a program; `None` if that is not known
+    /// beforehand.
+    const CONTENT_TYPE: Option<&'static str> = None;
+
     /// Messages of the same key can be handled in order.
     fn key(&self) -> Option<String> {
         None
     }
 
-    /// The JSON schema of its body, for descriptions of a program.
+    /// The JSON Schema of its body (draft 07), for descriptions of a program.
     #[must_use]
     fn schema() -> Option<serde_json::Value> {
         None
@@ -80,10 +87,11 @@ pub struct Raw(
 
 impl Message for Text {
     const NAME: &'static str = "";
+    const CONTENT_TYPE: Option<&'static str> = Some(TEXT);
 
     fn encode(&self) -> Result<Payload, CodecError> {
         let body = Bytes::copy_from_slice(self.0.as_bytes());
-        Ok(Payload { content_type: Cow::Borrowed("text/plain"), body })
+        Ok(Payload { content_type: Cow::Borrowed(TEXT), body })
     }
 
     fn decode(payload: &Payload) -> Result<Self, CodecError> {
@@ -93,12 +101,10 @@ impl Message for Text {
 
 impl Message for Raw {
     const NAME: &'static str = "";
+    const CONTENT_TYPE: Option<&'static str> = Some(BYTES);
 
     fn encode(&self) -> Result<Payload, CodecError> {
-        Ok(Payload {
-            content_type: Cow::Borrowed("application/octet-stream"),
-            body: self.0.clone(),
-        })
+        Ok(Payload { content_type: Cow::Borrowed(BYTES), body: self.0.clone() })
     }
 
     fn decode(payload: &Payload) -> Result<Self, CodecError> {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::bus::{Bus, Inner};
+use crate::describe::Traffic;
 use crate::error::PublishError;
 use crate::letter::Letter;
 use crate::message::Message;
@@ -42,6 +43,7 @@ pub(crate) struct Sealed {
 }
 
 /// Where a message goes, with all that is to be known of it.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Queue(String),
     Subject { exchange: Exchange, subject: Cow<'static, str> },
@@ -217,6 +219,7 @@ impl<'a, M: Message> Publish<'a, M> {
                 Address::Subject { exchange, subject }
             }
         };
+        bus.inner.catalog.learn(Traffic::of::<M>(), &to, letter.transient);
         Ok(Sealed { to, mandatory: !optional, delay, letter })
     }
 }

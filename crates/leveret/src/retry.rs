@@ -16,7 +16,7 @@ use crate::failure::Remedy;
 pub struct Retry {
     tries_at_once: u32,
     delays: Backoff,
-    attempts: u32,
+    pub(crate) attempts: u32,
     within: Duration,
     jitter: f64,
 }

@@ -8,7 +8,8 @@ use syn::{DeriveInput, Error, LitStr, Member, parse_macro_input};
 ///
 /// `#[message(name = "order.created", key = "id")]`: `name` is the subject it is published under
 /// (required), `exchange` the exchange if it is not the bus's, `key` the field whose value is the
-/// key; messages of the same key can be handled in order.
+/// key; messages of the same key can be handled in order. With `schema` the message says what it
+/// looks like: the type derives `schemars::JsonSchema`, too, and leveret has its feature `schema`.
 #[proc_macro_derive(Message, attributes(message))]
 pub fn derive_message(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -61,6 +62,8 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
     Ok(quote! {
         impl #impl_generics ::leveret::Message for #ident #type_generics #where_clause {
             const NAME: &'static str = #name;
+            const CONTENT_TYPE: ::core::option::Option<&'static str> =
+                ::core::option::Option::Some(::leveret::json::CONTENT_TYPE);
             #exchange
             #key
             #schema

@@ -115,7 +115,7 @@ fn binary() -> &'static Path {
 /// While tests run nobody else holds the lock on the folder.
 fn build() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/peers");
-    let build = Build::of_this_process().expect("a test that cargo has built");
+    let build = Build::of_this_process().expect("a test in a target folder that cargo has made");
     let binary = build.folder().join("leveret");
     // There cargo builds the whole workspace for tests, a moment ago and with other features of
     // its dependencies: it would build them all again.

@@ -12,6 +12,8 @@ mod broker;
 // By this lints know that it is tests, helpers included.
 #[cfg(test)]
 mod dead;
+#[cfg(test)]
+mod describe;
 mod examples;
 mod fixture;
 #[cfg(target_os = "linux")]

@@ -14,7 +14,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 const LISTS: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
 
 /// The directory with our clients, or none where Node or npm is missing.
-fn modules(test: &str) -> Option<PathBuf> {
+pub(crate) fn modules(test: &str) -> Option<PathBuf> {
     let probe = "if (+process.versions.node.split('.')[0] < 18) process.exit(1)";
     let tools = [("node", ["-e", probe]), ("npm", ["--version", "--silent"])];
     if tools.iter().any(|(tool, arguments)| tools::answer(tool, arguments).is_none()) {

@@ -126,6 +126,7 @@ pub(super) fn record(transcript: &mut Vec<Turn>, turn: Turn) {
 
 impl Message for Note {
     const NAME: &'static str = "";
+    const CONTENT_TYPE: Option<&'static str> = Some(json::CONTENT_TYPE);
 
     fn key(&self) -> Option<String> {
         Some(self.conversation.clone())

@@ -118,7 +118,6 @@ impl RelayBuilder {
 
     /// Starts it. It needs no database yet, and waits for one if there is none. Two connections are
     /// its own; they are made beside the pool's.
-    #[must_use = "it is stopped, and asked how it is, by this"]
     pub fn start(self) -> Relay {
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared {

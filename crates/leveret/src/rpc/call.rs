@@ -13,10 +13,12 @@ use super::DEADLINE;
 use super::fault::Fault;
 use super::replies::Replies;
 use crate::bus::{Bus, Inner};
+use crate::describe::Traffic;
 use crate::error::{PublishError, SubscribeError};
 use crate::health::ConsumerState;
 use crate::letter::{Headers, Letter};
 use crate::message::{CodecError, Message};
+use crate::publish::Address;
 use crate::transport::{BoxFuture, Target};
 
 /// How long an answer is waited for where nothing is said.
@@ -120,6 +122,8 @@ impl<'a, Q: Message, A: Message> Call<'a, Q, A> {
     }
 
     async fn ask(self) -> Result<A, CallError> {
+        let to = Address::Queue(self.service.clone());
+        self.bus.inner.catalog.learn(Traffic::call::<Q, A>(), &to, true);
         let question = Question {
             target: Target::Queue(self.service.clone()),
             letter: Letter {

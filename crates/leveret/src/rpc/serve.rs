@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::bus::{Bus, Inner};
 use crate::consume::{Consumer, ConsumerBuilder, Each, Handler, guard};
 use crate::cx::Cx;
+use crate::describe::Traffic;
 use crate::error::{PublishError, Result};
 use crate::failure::Failure;
 use crate::letter::{Headers, Letter};
@@ -73,7 +74,8 @@ impl<Q: Message, A: Message, H: Answer<Q, A>> ServiceBuilder<Q, A, H> {
     pub(super) fn new(bus: &Bus, service: &str, handler: H) -> Self {
         let service_handler = Service { handler, timeout: None, types: PhantomData };
         let consumer = ConsumerBuilder::each(bus, service, service_handler);
-        ServiceBuilder { consumer: consumer.without_dead_letters() }
+        let consumer = consumer.without_dead_letters().traffic(Traffic::call::<Q, A>());
+        ServiceBuilder { consumer }
     }
 
     /// So many questions are handled at a time; one where nothing is said.

@@ -16,6 +16,9 @@ mod database;
 #[cfg(test)]
 mod dedup_file;
 #[cfg(test)]
+#[cfg(feature = "schema")]
+mod describe;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod flow;
