@@ -17,6 +17,10 @@ struct Small {
     number: u64,
 }
 
+/// What one thread allocates another one frees here, which the allocator of glibc is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const QUEUE: &str = "throughput";
 const WINDOW: u64 = 1024;
 const PREFETCH: u16 = 1000;

@@ -22,7 +22,7 @@ pub struct Retry {
 }
 
 /// How many leading bits of a delay chance may set.
-const BITS: u32 = 5;
+const BITS: u32 = 7;
 
 /// What is to be done with a message that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,7 +116,14 @@ impl Errand {
     ) -> Result<Receipt, PublishError> {
         ensure_exchange(&bus.inner).await?;
         let letter = self.letter(note)?;
-        bus.inner.dispatch(target(routing_key), true, None, letter).await?.await
+        let sent = bus.inner.dispatch(target(routing_key), true, None, letter).await?.await;
+        sent.map_err(|error| match error {
+            PublishError::Unroutable { target, .. } => {
+                let text = "there is no such agent; start() or register() it".to_owned();
+                PublishError::Unroutable { target, text }
+            }
+            other => other,
+        })
     }
 
     /// Sends a note to an agent as a question, and waits for the note that answers it.
