@@ -291,7 +291,8 @@ impl BusBuilder {
     }
 
     /// How many messages, and how many bytes of them, may be unconfirmed before who publishes
-    /// waits: 1,024 and 8 MiB where nothing is said. A larger message goes alone.
+    /// waits: 1,024 and 8 MiB where nothing is said. A message takes the place of as many as its
+    /// share of the bytes comes to; one that is larger than all of them goes alone.
     #[must_use]
     pub fn window(mut self, messages: usize, bytes: usize) -> Self {
         (self.window_messages, self.window_bytes) = (messages.max(1), bytes.max(1));

@@ -37,6 +37,7 @@ use crate::retry::Retry;
 use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, Topology};
 use crate::transport::{Source, Subscription};
 
+pub(crate) use self::course::Course;
 pub(crate) use self::guard::guard;
 pub(crate) use self::shared::ConsumerShared;
 
@@ -46,7 +47,6 @@ pub use self::layer::{Deliveries, HandlerService, Layered};
 pub use self::way::{Batches, Each, Way};
 
 use self::batch::Batch;
-use self::course::Course;
 use self::intake::Intake;
 use self::lanes::Order;
 

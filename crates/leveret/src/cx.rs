@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::bus::Bus;
+use crate::consume::Course;
 use crate::history;
 use crate::letter::{Headers, Letter};
 use crate::message::Message;
@@ -16,21 +17,15 @@ pub(crate) const TRACE: &str = "traceparent";
 /// What is known of the message that is being handled, and the bus it came by. Clones are cheap.
 #[derive(Clone)]
 pub struct Cx {
-    pub(crate) inner: Arc<CxInner>,
-}
-
-pub(crate) struct CxInner {
-    pub(crate) bus: Bus,
+    pub(crate) course: Arc<Course>,
     pub(crate) inbound: Arc<Inbound>,
-    pub(crate) queue: Arc<str>,
-    pub(crate) attempt: u32,
 }
 
 impl Cx {
     /// The bus that the message came by.
     #[must_use]
     pub fn bus(&self) -> &Bus {
-        &self.inner.bus
+        &self.course.bus
     }
 
     /// The message's id.
@@ -48,19 +43,19 @@ impl Cx {
     /// The subject it was published under first.
     #[must_use]
     pub fn subject(&self) -> &str {
-        history::origin(&self.inner.inbound).1
+        history::origin(&self.inbound).1
     }
 
     /// The exchange it was published to first; empty if it was sent to the queue.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        history::origin(&self.inner.inbound).0
+        history::origin(&self.inbound).0
     }
 
     /// The queue it came from.
     #[must_use]
     pub fn queue(&self) -> &str {
-        &self.inner.queue
+        self.course.queue()
     }
 
     /// Its headers, the toolkit's own included.
@@ -72,13 +67,13 @@ impl Cx {
     /// How often it has come, this time included; tries at once are not counted.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.inner.attempt
+        history::attempts(self.headers()).saturating_add(1)
     }
 
     /// Whether it may have been handled before, without that being known.
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
-        self.inner.inbound.redelivered
+        self.inbound.redelivered
     }
 
     /// Where an answer is awaited.
@@ -96,7 +91,7 @@ impl Cx {
     /// The letter itself.
     #[must_use]
     pub fn letter(&self) -> &Letter {
-        &self.inner.inbound.letter
+        &self.inbound.letter
     }
 
     /// Publishes in the course of this message: with its trace. Await it in the handler, so that it

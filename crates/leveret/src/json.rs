@@ -22,7 +22,10 @@ const SMALL_BYTES: usize = 128;
 pub fn encode<T: Serialize>(value: &T) -> Result<Payload, CodecError> {
     let mut body = Vec::with_capacity(SMALL_BYTES);
     serde_json::to_writer(&mut body, value)?;
-    Ok(Payload { content_type: Cow::Borrowed(CONTENT_TYPE), body: Bytes::from(body) })
+    Ok(Payload {
+        content_type: Cow::Borrowed(CONTENT_TYPE),
+        body: Bytes::from(body.into_boxed_slice()),
+    })
 }
 
 /// Reads JSON, whatever its content type says: much software does not say it.

@@ -64,29 +64,26 @@ pub struct Receipt {
     pub id: String,
 }
 
-/// The messages that are not confirmed: so many there may be.
+/// The messages that are not confirmed: so many there may be. The bytes are what is counted; each
+/// message counts as many as an equal share of them, or more if it is larger.
 pub(crate) struct Window {
-    messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     bytes_max: u32,
+    bytes_min: u32,
 }
 
 impl Window {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Window {
-            messages: Arc::new(Semaphore::new(messages.min(Semaphore::MAX_PERMITS))),
-            bytes: Arc::new(Semaphore::new(bytes as usize)),
-            bytes_max: bytes,
-        }
+        let bytes_max = u32::try_from(bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        // Rounded up: more messages never fit.
+        let bytes_min = bytes_max.div_ceil(u32::try_from(messages).unwrap_or(u32::MAX));
+        Window { bytes: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max, bytes_min }
     }
 
     /// Waits for a place for a message of so many bytes.
-    async fn enter(&self, bytes: usize) -> Option<[OwnedSemaphorePermit; 2]> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max);
-        let message = Arc::clone(&self.messages).acquire_owned().await.ok()?;
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;
-        Some([message, bytes])
+    async fn enter(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(self.bytes_min, self.bytes_max);
+        Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()
     }
 }
 
@@ -272,10 +269,10 @@ impl Inner {
             self.ensure_delay(&target, delay, capabilities.delay_max, capabilities.name).await?;
         }
         letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
-        let _permits = self.window.enter(letter.size()).await;
+        let _permit = self.window.enter(letter.size()).await;
         let (sender, receiver) = oneshot::channel();
         let ticket = Ticket { receiver, id: letter.id.clone() };
-        let done = Done { sender, counters: Arc::clone(&self.counters), _permits };
+        let done = Done { sender, counters: Arc::clone(&self.counters), _permit };
         self.transport.send(Outgoing { target, mandatory, delay, letter, done });
         Ok(ticket)
     }

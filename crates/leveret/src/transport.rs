@@ -133,7 +133,7 @@ pub struct Outgoing {
 pub struct Done {
     pub(crate) sender: oneshot::Sender<Result<(), PublishError>>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) _permits: Option<[OwnedSemaphorePermit; 2]>,
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Done {

@@ -53,7 +53,7 @@ impl<M: Message, H: Handler<M>> Attempt<M, H> {
             Ok(payload) => payload,
             Err(failure) => {
                 drop(claim);
-                return course.fail(&cx.inner.inbound, failure).await;
+                return course.fail(&cx.inbound, failure).await;
             }
         };
         let mut result = self.handle(&payload, &cx).await;
@@ -70,7 +70,7 @@ impl<M: Message, H: Handler<M>> Attempt<M, H> {
             Ok(()) => course.done(claim).await,
             Err(failure) => {
                 drop(claim);
-                course.fail(&cx.inner.inbound, failure).await
+                course.fail(&cx.inbound, failure).await
             }
         }
     }
@@ -99,7 +99,7 @@ impl Course {
             Err(error) => {
                 // Without the store nobody knows; the message waits with it.
                 let failure = Failure::named("dedup", Remedy::Retry, error.to_string());
-                Err(self.fail(&cx.inner.inbound, failure).await)
+                Err(self.fail(&cx.inbound, failure).await)
             }
         }
     }

@@ -118,10 +118,10 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
                 Ok(()) => self.course.done(claim).await,
                 Err(failure) => {
                     drop(claim);
-                    self.course.fail(&cx.inner.inbound, failure).await
+                    self.course.fail(&cx.inbound, failure).await
                 }
             };
-            settled.push((Arc::clone(&cx.inner.inbound), outcome));
+            settled.push((Arc::clone(&cx.inbound), outcome));
         }
         settled
     }

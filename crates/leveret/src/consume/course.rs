@@ -12,7 +12,7 @@ use super::intake::until;
 use super::shared::{ConsumerShared, Phase};
 use crate::backoff::Backoff;
 use crate::bus::Bus;
-use crate::cx::{Cx, CxInner};
+use crate::cx::Cx;
 use crate::dead_letters::{dead_name, dead_queue};
 use crate::error::PublishError;
 use crate::failure::Failure;
@@ -30,12 +30,12 @@ pub(crate) struct Course {
     pub(crate) bus: Bus,
     pub(crate) policy: Policy,
     pub(crate) shared: Arc<ConsumerShared>,
-    queue: Arc<str>,
+    queue: String,
 }
 
 impl Course {
     pub(crate) fn new(bus: Bus, policy: Policy, shared: Arc<ConsumerShared>) -> Self {
-        let queue = Arc::from(shared.queue.as_str());
+        let queue = shared.queue.clone();
         Course { bus, policy, shared, queue }
     }
 
@@ -44,14 +44,8 @@ impl Course {
     }
 
     /// What a handler is told.
-    pub(crate) fn cx(&self, inbound: Arc<Inbound>) -> Cx {
-        let inner = CxInner {
-            bus: self.bus.clone(),
-            queue: Arc::clone(&self.queue),
-            attempt: history::attempts(&inbound.letter.headers).saturating_add(1),
-            inbound,
-        };
-        Cx { inner: Arc::new(inner) }
+    pub(crate) fn cx(self: &Arc<Self>, inbound: Arc<Inbound>) -> Cx {
+        Cx { course: Arc::clone(self), inbound }
     }
 
     /// Sends what follows a failure: the message again, later, or a dead letter. Only when that is
@@ -66,7 +60,7 @@ impl Course {
         history::note(&mut letter, inbound, &self.queue, now, &failure);
         let decision = self.policy.retry.decide(attempts, since, failure.remedy);
         let (queue, delay) = match decision {
-            Decision::Again(delay) => (self.queue.to_string(), Some(delay)),
+            Decision::Again(delay) => (self.queue.clone(), Some(delay)),
             Decision::Dead(reason) => {
                 history::bury(&mut letter, now, reason);
                 (dead_name(&self.queue), None)
@@ -75,13 +69,13 @@ impl Course {
         match decision {
             Decision::Again(delay) => {
                 tracing::warn!(
-                    queue = &*self.queue, id = letter.id, attempts, ?delay, %failure,
+                    queue = self.queue, id = letter.id, attempts, ?delay, %failure,
                     "a message failed; it comes again"
                 );
             }
             Decision::Dead(reason) => {
                 tracing::error!(
-                    queue = &*self.queue, id = letter.id, attempts, reason, %failure,
+                    queue = self.queue, id = letter.id, attempts, reason, %failure,
                     "a message is a dead letter"
                 );
             }

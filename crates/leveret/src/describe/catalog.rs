@@ -16,6 +16,8 @@ use crate::url;
 /// How many subjects of an exchange, and how many queues, are learned that a type of messages is
 /// sent to: there is no end of those that are made up for each message.
 const PLACES_MAX: usize = 8;
+/// How many places are learned of a type in all: they are looked through with each message.
+const LEARNED_MAX: usize = 64;
 
 /// What a program sends and receives, and by which brokers.
 pub(crate) struct Catalog {
@@ -93,13 +95,14 @@ impl Catalog {
 
     /// This is being sent. It is looked up with every message.
     pub(crate) fn learn(&self, traffic: Traffic, to: &Address, transient: bool) {
-        let mut places = 0;
+        let (mut places, mut learned) = (0, 0);
         for known in self.sent.iter().filter(|known| known.traffic == traffic) {
             if known.to == *to && known.transient == transient {
                 return;
             }
             places += usize::from(known.is_learned_like(to));
-            if places == PLACES_MAX {
+            learned += usize::from(!known.declared);
+            if places == PLACES_MAX || learned == LEARNED_MAX {
                 return;
             }
         }
@@ -174,5 +177,22 @@ impl MessageType {
 impl PartialEq for MessageType {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Text;
+
+    #[test]
+    fn made_up_exchanges_are_learned_up_to_a_limit() {
+        let catalog = Catalog::new(None);
+        for tenant in 0..2 * LEARNED_MAX {
+            let exchange = Exchange::topic(format!("tenant {tenant}"));
+            let to = Address::Subject { exchange, subject: Cow::Borrowed("news") };
+            catalog.learn(Traffic::of::<Text>(), &to, false);
+        }
+        assert_eq!(catalog.sent.iter().count(), LEARNED_MAX);
     }
 }
