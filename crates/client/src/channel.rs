@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -81,6 +82,8 @@ pub struct Events {
 #[derive(Default)]
 pub(crate) struct Inbox {
     state: Mutex<InboxState>,
+    /// The channel has ended.
+    ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -120,6 +123,13 @@ impl Inbox {
         state.bytes += bytes;
     }
 
+    /// Says that nothing more will come.
+    pub(crate) fn end(&self, error: Error) {
+        self.ended.store(true, Ordering::Release);
+        self.push(Event::Closed(error), 0);
+        self.wake();
+    }
+
     /// Wakes who waits for events. To be called after a read, not after each event.
     pub(crate) fn wake(&self) {
         let waker = self.lock().waker.take();
@@ -133,6 +143,12 @@ impl Channel {
     pub(crate) fn new(shared: Arc<Handle>, inbox: Arc<Inbox>, number: u16) -> (Channel, Events) {
         let channel = Channel { shared, inbox, number };
         (channel.clone(), Events { channel })
+    }
+
+    /// Whether nobody knows yet that the channel or its connection has ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.inbox.ended.load(Ordering::Acquire)
     }
 
     /// Sends a method at once, which must be one that the broker answers; await its answer. Several

@@ -285,8 +285,7 @@ impl Entry {
             // Whoever called may have given up.
             let _ = call.send(Err(error.clone()));
         }
-        self.inbox.push(crate::Event::Closed(error.clone()), 0);
-        self.inbox.wake();
+        self.inbox.end(error.clone());
     }
 }
 

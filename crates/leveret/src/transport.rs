@@ -222,6 +222,10 @@ pub trait Settler: fmt::Debug + Send + Sync {
 
     /// Sends what it may have held back to say it all at once.
     fn flush(&self);
+
+    /// Whether it can still be settled. Otherwise it comes again, maybe to somebody else, and must
+    /// not be begun.
+    fn is_current(&self, token: Token) -> bool;
 }
 
 /// What a message is called in a [`Settler`].

@@ -101,6 +101,11 @@ impl Settler for AmqpSettler {
     fn flush(&self) {
         self.lock().flush();
     }
+
+    fn is_current(&self, token: Token) -> bool {
+        let state = self.lock();
+        token.epoch == state.epoch && state.channel.as_ref().is_some_and(Channel::is_open)
+    }
 }
 
 impl fmt::Debug for AmqpSettler {
