@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::chance::chance;
 
 /// Delays that grow by a factor up to a limit, with chance, so that many who failed together do not
@@ -29,6 +31,15 @@ impl Backoff {
         let steps = failures.saturating_sub(1).min(1_000);
         times(self.first, self.factor.powi(steps as i32)).min(self.longest)
     }
+}
+
+/// What stands for a time that a clock has no room for.
+const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// The time so long from now.
+pub(crate) fn later(duration: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(duration).unwrap_or_else(|| now + FAR)
 }
 
 /// So many times a duration; the longest there is if it would be longer.

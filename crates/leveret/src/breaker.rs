@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::backoff::later;
+use crate::consume::Outcome;
+
 /// When a consumer pauses. Of its last messages so many may fail; with more it pauses, tries a
 /// single message after a while, and goes on when that went well. What waits meanwhile uses up no
-/// attempts.
+/// attempts. Messages that fail for good, by their own fault, say nothing of how things are.
 ///
 /// The default: when the last 20 all failed, ten seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,16 +88,32 @@ impl Gate {
         }
     }
 
+    /// Whether not all are let through.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().open_until.is_some()
+    }
+
     /// Takes note of how a message went.
-    pub(crate) fn report(&self, well: bool) {
+    pub(crate) fn report(&self, outcome: Outcome) {
         let mut state = self.lock();
+        let well = match outcome {
+            Outcome::Done => true,
+            Outcome::Failed => false,
+            Outcome::Rejected | Outcome::Released => {
+                // The next one may be tried at once.
+                state.probing = false;
+                drop(state);
+                self.reported.notify_waiters();
+                return;
+            }
+        };
         if state.open_until.is_some() {
             if well {
                 *state = State::default();
                 self.paused.send_replace(false);
             } else if state.probing {
                 state.probing = false;
-                state.open_until = Some(Instant::now() + self.breaker.pause);
+                state.open_until = Some(later(self.breaker.pause));
             }
             drop(state);
             self.reported.notify_waiters();
@@ -106,7 +125,7 @@ impl Gate {
             state.failures -= 1;
         }
         if state.failures >= self.breaker.failures && !well {
-            state.open_until = Some(Instant::now() + self.breaker.pause);
+            state.open_until = Some(later(self.breaker.pause));
             self.paused.send_replace(true);
         }
     }
@@ -122,17 +141,22 @@ mod tests {
         let breaker = Breaker::new(2, 3, Duration::from_secs(10));
         let gate = Gate::new(breaker, paused.clone());
         let start = Instant::now();
-        for well in [false, true, true, false, true, false] {
+        let (good, bad) = (Outcome::Done, Outcome::Failed);
+        for outcome in [bad, good, good, bad, Outcome::Rejected, good, bad] {
             gate.enter().await;
-            gate.report(well);
+            gate.report(outcome);
         }
         assert!(*paused.borrow());
         gate.enter().await;
         assert_eq!(start.elapsed().as_secs(), 10);
-        gate.report(false);
+        gate.report(bad);
         gate.enter().await;
         assert_eq!(start.elapsed().as_secs(), 20);
-        gate.report(true);
+        gate.report(Outcome::Released);
+        gate.enter().await;
+        assert_eq!(start.elapsed().as_secs(), 20);
+        assert!(*paused.borrow());
+        gate.report(good);
         assert!(!*paused.borrow());
         gate.enter().await;
         assert_eq!(start.elapsed().as_secs(), 20);

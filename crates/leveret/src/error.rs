@@ -189,10 +189,25 @@ pub enum PublishError {
     Invalid(String),
     /// What must be there cannot be made.
     #[error(transparent)]
-    Topology(#[from] TopologyError),
+    Topology(TopologyError),
     /// The bus was closed before it was sent.
     #[error("the bus was closed before the message was sent")]
     Closed,
+}
+
+impl From<TopologyError> for PublishError {
+    fn from(error: TopologyError) -> Self {
+        match error {
+            TopologyError::Connect(ConnectError::Unreachable { address, within, text }) => {
+                PublishError::NotSent {
+                    within,
+                    text: format!("no connection to {address}: {text}"),
+                }
+            }
+            TopologyError::Connect(ConnectError::Closed) => PublishError::Closed,
+            other => PublishError::Topology(other),
+        }
+    }
 }
 
 impl PublishError {

@@ -26,6 +26,13 @@ const FAILURES_MAX: usize = 10;
 /// How much is kept of an error's text, in bytes: all of it must fit into a frame of headers.
 const ERROR_BYTES_MAX: usize = 500;
 
+/// What the toolkit's own headers begin with.
+const OURS: &str = "leveret-";
+/// A header that is larger is not kept, and a name that is longer is shortened, where a message has
+/// no room otherwise, in bytes.
+const KEPT_BYTES_MAX: usize = 1024;
+const SHORT_BYTES_MAX: usize = 250;
+
 /// A try that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
@@ -114,10 +121,20 @@ pub(crate) fn bury(letter: &mut Letter, now: u64, reason: &str) {
     letter.transient = false;
 }
 
-/// Forgets how it failed, but not how often: a frame has no room for it beside the message's own
-/// headers.
+/// Leaves something out of a message that has no room as it is: how it failed first, though not how
+/// often; then the program's headers, and what grew too long when it was read as text.
 pub(crate) fn lighten(letter: &mut Letter) {
-    letter.headers.remove(HISTORY);
+    if letter.headers.remove(HISTORY).is_some() {
+        return;
+    }
+    letter.headers.retain(|name, value| name.starts_with(OURS) && value.len() <= KEPT_BYTES_MAX);
+    letter.key.take_if(|key| key.len() > KEPT_BYTES_MAX);
+    letter.id = shorten(&letter.id, SHORT_BYTES_MAX);
+    letter.name = shorten(&letter.name, SHORT_BYTES_MAX).into();
+    letter.payload.content_type = shorten(&letter.payload.content_type, SHORT_BYTES_MAX).into();
+    for text in [&mut letter.reply_to, &mut letter.correlation_id].into_iter().flatten() {
+        *text = shorten(text, SHORT_BYTES_MAX);
+    }
 }
 
 /// Gives a dead letter a new life. What it has been through stays written down.
@@ -174,5 +191,22 @@ mod tests {
         assert!(headers.get(HISTORY).is_some_and(|text| text.len() < 8_192));
         revive(&mut inbound.letter);
         assert_eq!(super::attempts(&inbound.letter.headers), 0);
+    }
+
+    #[test]
+    fn a_message_without_room_loses_its_history_first_and_then_its_headers() {
+        let inbound = inbound();
+        let mut letter = Letter { id: "i".repeat(300), ..Letter::default() };
+        letter.headers.set("own", "o".repeat(100_000));
+        letter.headers.set("leveret-mine", "m".repeat(KEPT_BYTES_MAX + 1));
+        note(&mut letter, &inbound, "billing", 1, &Failure::transient("no"));
+        lighten(&mut letter);
+        assert!(failures(&letter.headers).is_empty());
+        assert_eq!((attempts(&letter.headers), letter.id.len()), (1, 300));
+        assert!(letter.headers.get("own").is_some());
+        lighten(&mut letter);
+        assert_eq!(letter.id, format!("{}…", "i".repeat(SHORT_BYTES_MAX)));
+        assert!(letter.headers.iter().all(|(_, value)| value.len() <= KEPT_BYTES_MAX));
+        assert_eq!((attempts(&letter.headers), queue(&letter.headers)), (1, Some("billing")));
     }
 }

@@ -71,9 +71,9 @@ impl Headers {
         self.0.is_empty()
     }
 
-    /// Keeps those whose names `keep` wants.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.0.retain(|(name, _)| keep(name));
+    /// Keeps those that `keep` wants, by name and value.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) {
+        self.0.retain(|(name, value)| keep(name, value));
     }
 
     /// A number of that name.

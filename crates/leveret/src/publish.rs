@@ -254,11 +254,23 @@ impl Inner {
         if self.large_bodies.takes(&letter) {
             self.large_bodies.put(&mut letter).await?;
         }
-        let capabilities = self.transport.capabilities();
-        let (size, limit) = (letter.body().len() as u64, capabilities.body_bytes_max);
+        let limit = self.transport.capabilities().body_bytes_max;
+        let size = letter.body().len() as u64;
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
+        self.forward(target, mandatory, delay, letter).await
+    }
+
+    /// Sends a letter on, whatever its size: a broker had it already.
+    pub(crate) async fn forward(
+        &self,
+        target: Target,
+        mandatory: bool,
+        delay: Option<Duration>,
+        mut letter: Box<Letter>,
+    ) -> Result<Ticket, PublishError> {
+        let capabilities = self.transport.capabilities();
         let delay = delay.filter(|delay| !delay.is_zero());
         if let Some(delay) = delay {
             if letter.expires.is_some() {

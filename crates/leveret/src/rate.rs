@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::backoff::later;
+
 /// So many messages in so much time, evenly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
@@ -38,7 +40,8 @@ impl Pace {
             sleep_until(self.next).await;
         }
         let earliest = now.checked_sub(SLACK).unwrap_or(now);
-        self.next = self.next.max(earliest) + self.rate.each;
+        let next = self.next.max(earliest);
+        self.next = next.checked_add(self.rate.each).unwrap_or_else(|| later(Duration::MAX));
     }
 }
 

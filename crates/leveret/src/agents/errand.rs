@@ -38,7 +38,7 @@ impl Errand {
     pub(super) fn of(cx: &Cx) -> Errand {
         let letter = cx.letter();
         let mut headers = letter.headers.clone();
-        headers.retain(|name| [WAITING, HAND_OFFS, DEADLINE, TRACE].contains(&name));
+        headers.retain(|name, _| [WAITING, HAND_OFFS, DEADLINE, TRACE].contains(&name));
         Errand {
             reply_to: letter.reply_to.clone(),
             correlation_id: letter.correlation_id.clone(),
@@ -49,7 +49,7 @@ impl Errand {
     /// One in the course of this: nobody waits for an answer to it.
     pub(super) fn aside(&self) -> Errand {
         let mut headers = self.headers.clone();
-        headers.retain(|name| name == TRACE);
+        headers.retain(|name, _| name == TRACE);
         Errand { headers, ..Errand::default() }
     }
 

@@ -21,6 +21,8 @@ pub enum Outcome {
     Done,
     /// It failed, and what comes next is in the broker's hands. It is acknowledged.
     Failed,
+    /// It failed for good, by its own fault, and is a dead letter. It is acknowledged.
+    Rejected,
     /// It goes back, as if it had not been looked at.
     Released,
 }

@@ -5,15 +5,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::attempt::Outcome;
 use super::course::Course;
 use super::guard::guard;
 use super::intake::{Outlet, Work};
+use crate::backoff::later;
 use crate::cx::Cx;
 use crate::dedup::Ours;
-use crate::failure::Failure;
+use crate::failure::{Failure, Remedy};
 use crate::message::{Message, Payload};
 use crate::transport::{BoxFuture, Inbound};
 
@@ -60,7 +61,7 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
     async fn work(&self, outlet: Outlet) {
         while let Some(first) = outlet.next().await {
             let batch = self.gather(first, &outlet).await;
-            for (inbound, outcome) in self.settle(batch).await {
+            for (inbound, outcome) in self.settle_or_fail(batch).await {
                 outlet.settle(&inbound, outcome);
             }
             outlet.flush();
@@ -69,7 +70,7 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
 
     /// Waits until the batch is full, or its first message has waited long enough.
     async fn gather(&self, first: Arc<Inbound>, outlet: &Outlet) -> Vec<Arc<Inbound>> {
-        let until = Instant::now() + self.batch.within;
+        let until = later(self.batch.within);
         let mut batch = vec![first];
         while batch.len() < self.batch.most {
             match timeout_at(until, outlet.more()).await {
@@ -78,6 +79,22 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
             }
         }
         batch
+    }
+
+    /// A panic in a store is the messages' failure, not the worker's end.
+    async fn settle_or_fail(&self, batch: Vec<Arc<Inbound>>) -> Vec<(Arc<Inbound>, Outcome)> {
+        let settling = async { Ok::<_, Failure>(self.settle(batch.clone()).await) };
+        let panic = match guard(None, settling).await {
+            Ok(settled) => return settled,
+            Err(failure) => failure.to_string(),
+        };
+        let mut settled = Vec::with_capacity(batch.len());
+        for inbound in batch {
+            let failure = Failure::named("panic", Remedy::Retry, panic.clone());
+            let outcome = self.course.fail(&inbound, failure).await;
+            settled.push((inbound, outcome));
+        }
+        settled
     }
 
     async fn settle(&self, batch: Vec<Arc<Inbound>>) -> Vec<(Arc<Inbound>, Outcome)> {

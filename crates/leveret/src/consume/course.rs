@@ -15,7 +15,7 @@ use crate::bus::Bus;
 use crate::cx::Cx;
 use crate::dead_letters::{dead_name, dead_queue};
 use crate::error::PublishError;
-use crate::failure::Failure;
+use crate::failure::{Failure, Remedy};
 use crate::history;
 use crate::letter::Letter;
 use crate::retry::Decision;
@@ -53,14 +53,18 @@ impl Course {
     pub(crate) async fn fail(&self, inbound: &Inbound, failure: Failure) -> Outcome {
         self.shared.failed(failure.to_string());
         let now = self.bus.inner.clock.milliseconds();
-        let attempts = history::attempts(&inbound.letter.headers) + 1;
+        let attempts = history::attempts(&inbound.letter.headers).saturating_add(1);
         let first = history::first_failure(&inbound.letter.headers).unwrap_or(now);
         let since = Duration::from_millis(now.saturating_sub(first));
         let mut letter = Box::new(inbound.letter.clone());
         history::note(&mut letter, inbound, &self.queue, now, &failure);
+        if letter.id.is_empty() {
+            letter.id = self.bus.inner.names.next();
+        }
         let decision = self.policy.retry.decide(attempts, since, failure.remedy);
+        let longest = self.bus.capabilities().delay_max.unwrap_or(Duration::ZERO);
         let (queue, delay) = match decision {
-            Decision::Again(delay) => (self.queue.clone(), Some(delay)),
+            Decision::Again(delay) => (self.queue.clone(), Some(delay.min(longest))),
             Decision::Dead(reason) => {
                 history::bury(&mut letter, now, reason);
                 (dead_name(&self.queue), None)
@@ -82,7 +86,10 @@ impl Course {
         }
         tokio::select! {
             biased;
-            () = self.resend(queue, delay, letter) => Outcome::Failed,
+            () = self.resend(queue, delay, letter) => match failure.remedy {
+                Remedy::None => Outcome::Rejected,
+                _ => Outcome::Failed,
+            },
             () = until(self.shared.phase(), Phase::Aborting) => Outcome::Released,
         }
     }
@@ -98,7 +105,7 @@ impl Course {
         let mut failures = 0;
         loop {
             let target = Target::Queue(queue.clone());
-            let sent = self.bus.inner.dispatch(target, true, delay, letter.clone()).await;
+            let sent = self.bus.inner.forward(target, true, delay, letter.clone()).await;
             let result: Result<_, PublishError> = match sent {
                 Ok(ticket) => ticket.await,
                 Err(error) => Err(error),

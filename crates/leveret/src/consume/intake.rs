@@ -1,16 +1,20 @@
 //! From the inlet to the workers.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::future::poll_immediate;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::attempt::{Outcome, Run};
 use super::course::Course;
+use super::guard::guard;
 use super::lanes::{Lanes, Order};
 use super::shared::{ConsumerShared, Phase};
 use crate::breaker::Gate;
+use crate::failure::Failure;
 use crate::rate::Pace;
 use crate::transport::{BoxFuture, Inbound, Inlet, Settler};
 
@@ -125,8 +129,12 @@ impl Outlet {
         self.take(self.gate.as_deref()).await
     }
 
-    /// One more to be begun along with the last. This may be dropped.
+    /// One more to be begun along with the last; `None` also while the breaker lets through only
+    /// one at a time. This may be dropped.
     pub(crate) async fn more(&self) -> Option<Arc<Inbound>> {
+        if self.gate.as_ref().is_some_and(|gate| gate.is_closed()) {
+            return None;
+        }
         self.take(None).await
     }
 
@@ -141,6 +149,11 @@ impl Outlet {
                     () = until(self.shared.phase(), Phase::Stopping) => {}
                 }
             }
+            if self.lanes.come_again() && !self.settler.is_current(inbound.token) {
+                // It comes again, maybe to another consumer, which must not meet this one at it.
+                self.lanes.done(self.lanes.key(&inbound));
+                continue;
+            }
             if self.shared.is_running() {
                 self.shared.handling.fetch_add(1, Ordering::Relaxed);
                 return Some(inbound);
@@ -153,11 +166,13 @@ impl Outlet {
     pub(crate) fn settle(&self, inbound: &Inbound, outcome: Outcome) {
         self.shared.handling.fetch_sub(1, Ordering::Relaxed);
         if let Some(gate) = &self.gate {
-            gate.report(outcome == Outcome::Done);
+            gate.report(outcome);
         }
         match outcome {
             Outcome::Released => self.settler.release(inbound.token),
-            Outcome::Done | Outcome::Failed => self.settler.ack(inbound.token),
+            Outcome::Done | Outcome::Failed | Outcome::Rejected => {
+                self.settler.ack(inbound.token);
+            }
         }
         self.lanes.done(self.lanes.key(inbound));
     }
@@ -179,12 +194,32 @@ pub(crate) struct Singly {
     pub(crate) course: Arc<Course>,
 }
 
+impl Singly {
+    /// A panic in a layer or a store is the message's failure, not the worker's end.
+    async fn handle(&self, inbound: &Arc<Inbound>) -> Outcome {
+        let run = self.run.run(self.course.cx(Arc::clone(inbound)));
+        match guard(None, async { Ok::<_, Failure>(run.await) }).await {
+            Ok(outcome) => outcome,
+            Err(failure) => self.course.fail(inbound, failure).await,
+        }
+    }
+}
+
 impl Work for Singly {
     fn work(self: Arc<Self>, outlet: Outlet) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let mut unflushed = 0;
             while let Some(inbound) = outlet.next().await {
-                let outcome = self.run.run(self.course.cx(Arc::clone(&inbound))).await;
+                let mut handling = pin!(self.handle(&inbound));
+                let outcome = match poll_immediate(handling.as_mut()).await {
+                    Some(outcome) => outcome,
+                    None => {
+                        // What is done must not wait for a slow one to be acknowledged.
+                        unflushed = 0;
+                        outlet.flush();
+                        handling.await
+                    }
+                };
                 outlet.settle(&inbound, outcome);
                 unflushed += 1;
                 if unflushed >= FLUSH_EVERY || outlet.is_empty() {

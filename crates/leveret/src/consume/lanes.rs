@@ -44,6 +44,11 @@ impl Lanes {
         self.order.by_key
     }
 
+    /// Whether what a lost connection brought comes again.
+    pub(crate) fn come_again(&self) -> bool {
+        self.order.again
+    }
+
     /// Where workers take from.
     pub(crate) fn ready(&self) -> Receiver<Arc<Inbound>> {
         self.taken.clone()

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{BatchHandler, Outcome};
+use crate::dedup::Store;
+use crate::failure::BoxError;
+use crate::transport::BoxFuture;
 use crate::{Bus, Cx, Dedup, Failure, Retry, Text, Topology};
 
 const QUEUE: &str = "q";
@@ -187,5 +191,125 @@ async fn a_layer_may_limit_what_is_handled_at_a_time() {
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(start.elapsed().as_secs(), 2);
+    bus.close().await;
+}
+
+/// A message that cannot be sent on as it is must not keep a worker for ever.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_for_its_history_is_a_dead_letter_without_it() {
+    let bus = bus_with(&[]).await;
+    let fail = async |Text(text): Text, _: Cx| match text.as_str() {
+        "good" => Ok(()),
+        _ => Err(Failure::transient("no")),
+    };
+    let retry = Retry::fixed(SECOND).attempts(2);
+    bus.consume(QUEUE, fail).retry(retry).start().await.unwrap();
+    let bad = Text::from("bad");
+    bus.send(QUEUE, &bad).header("note", "x".repeat(130_900)).await.unwrap();
+    bus.send(QUEUE, &Text::from("good")).await.unwrap();
+    bus.settle_all().await.unwrap();
+    let dead = bus.dead_letters(QUEUE).list(10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].letter.payload.body, "bad");
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_wants_to_wait_for_ever_waits_as_long_as_can_be() {
+    let bus = bus_with(&["later"]).await;
+    let fail = async |_: Text, cx: Cx| match cx.attempt() {
+        1 => Err(Failure::retry_after(Duration::MAX, "in the next life")),
+        _ => Ok(()),
+    };
+    let start = Instant::now();
+    bus.consume(QUEUE, fail).start().await.unwrap();
+    bus.settle_all().await.unwrap();
+    assert!(start.elapsed() > 700 * 86_400 * SECOND, "{:?}", start.elapsed());
+    assert_eq!(bus.stats().health.consumers[0].handled, 1);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_is_said_of_attempts_or_time_ends_a_worker() {
+    let bus = bus_with(&[]).await;
+    let text = Text::from("many");
+    bus.send(QUEUE, &text).header("leveret-attempts", u32::MAX.to_string()).await.unwrap();
+    let fail = async |_: Text, _: Cx| Err::<(), _>(Failure::transient("no"));
+    bus.consume(QUEUE, fail).rate(1, Duration::MAX).start().await.unwrap();
+    bus.settle_all().await.unwrap();
+    assert_eq!(bus.dead_letters(QUEUE).count().await.unwrap(), 1);
+
+    let (handler, mut seen) = batches();
+    bus.ensure(Topology::new().queue(crate::Queue::new("endless"))).await.unwrap();
+    bus.consume_batches("endless", 2, Duration::MAX, handler).start().await.unwrap();
+    for text in ["1", "2"] {
+        bus.send("endless", &Text::from(text)).await.unwrap();
+    }
+    assert_eq!(seen.recv().await.unwrap(), ["1", "2"]);
+    bus.close().await;
+}
+
+/// A store that panics when it is asked for the first time.
+#[derive(Default)]
+struct Broken(AtomicBool);
+
+impl Store for Broken {
+    fn contains<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<bool, BoxError>> {
+        assert!(self.0.swap(true, Ordering::Relaxed), "it is broken");
+        Box::pin(ready(Ok(false)))
+    }
+
+    fn insert<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<(), BoxError>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_beside_the_handler_is_the_messages_failure() {
+    let bus = bus_with(&["1"]).await;
+    let handle = async |_: Text, _: Cx| Ok(());
+    let dedup = || Dedup::new(Broken::default());
+    bus.consume(QUEUE, handle).dedup(dedup()).start().await.unwrap();
+    let (handler, mut seen) = batches();
+    bus.ensure(Topology::new().queue(crate::Queue::new("batches"))).await.unwrap();
+    bus.consume_batches("batches", 1, SECOND, handler).dedup(dedup()).start().await.unwrap();
+    bus.send("batches", &Text::from("2")).await.unwrap();
+    bus.settle_all().await.unwrap();
+    assert_eq!(seen.recv().await.unwrap(), ["2"]);
+    let consumers = bus.health().consumers;
+    assert!(consumers.iter().all(|it| (it.handled, it.failed) == (1, 1)), "{consumers:?}");
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_messages_do_not_open_the_breaker() {
+    let bus = bus_with(&[]).await;
+    for _ in 0..100 {
+        bus.send(QUEUE, &crate::Raw(vec![0xff].into())).await.unwrap();
+    }
+    bus.send(QUEUE, &Text::from("good")).await.unwrap();
+    let start = Instant::now();
+    bus.consume(QUEUE, async |_: Text, _: Cx| Ok(())).start().await.unwrap();
+    bus.settle_all().await.unwrap();
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    assert_eq!(bus.dead_letters(QUEUE).count().await.unwrap(), 100);
+    bus.close().await;
+}
+
+/// What is done is acknowledged while a slow message is being handled.
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_do_not_wait_for_slow_messages() {
+    let bus = bus_with(&["1", "2", "slow", "3"]).await;
+    let handle = async |Text(text): Text, _: Cx| {
+        if text == "slow" {
+            sleep(3600 * SECOND).await;
+        }
+        Ok(())
+    };
+    bus.consume(QUEUE, handle).start().await.unwrap();
+    sleep(60 * SECOND).await;
+    let broker = bus.native::<leveret_broker::Broker>().unwrap();
+    let queue = broker.queues().into_iter().find(|it| it.name.as_bytes() == QUEUE.as_bytes());
+    assert_eq!(queue.unwrap().unacknowledged, 2);
     bus.close().await;
 }

@@ -77,7 +77,7 @@ pub(crate) fn address(delay: Duration, target: &DelayTarget) -> (String, FieldTa
 /// Takes away what [`address`] added.
 pub(crate) fn clear(headers: &mut Headers) {
     if headers.remove(TO).is_some() {
-        headers.retain(|name| !name.starts_with("leveret-delay-"));
+        headers.retain(|name, _| !name.starts_with("leveret-delay-"));
     }
 }
 
