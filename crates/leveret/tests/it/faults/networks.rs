@@ -3,10 +3,13 @@
 use super::rounds;
 use crate::flow::{Flow, Manner};
 use crate::proxy::{Proxy, Troubles};
-use crate::shared_rabbitmq;
-use leveret::{Bus, Cx, PublishError, Queue, Text, Topology};
+use crate::{shared_rabbitmq, until, within};
+use leveret::{Bus, ConsumerState, Cx, PublishError, Queue, Text, Topology};
 use leveret_peers::Leveret;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
@@ -67,4 +70,40 @@ async fn nobody_waits_for_ever_for_a_network_that_has_fallen_silent() {
     assert!(bus.ensure(topology).await.is_err());
     bus.close().await;
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+}
+
+/// Another consumer may be at it by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_connection_brought_is_begun_no_more() {
+    let mut leveret = block_in_place(Leveret::start);
+    let bus = Bus::connect(&leveret.url()).await.unwrap();
+    bus.ensure(Topology::new().queue(Queue::new("lost"))).await.unwrap();
+    for number in 0..5 {
+        bus.send("lost", &Text(number.to_string())).await.unwrap();
+    }
+    let (begun, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
+    let (note, wait) = (Arc::clone(&begun), Arc::clone(&go));
+    let handler = move |_: Text, _: Cx| {
+        note.fetch_add(1, Ordering::Relaxed);
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.acquire().await?.forget();
+            Ok(())
+        }
+    };
+    let consumer = bus.consume("lost", handler).start().await.unwrap();
+    within(async {
+        until(async || bus.queue("lost").await.unwrap().unwrap().messages == 0).await;
+        block_in_place(|| leveret.kill());
+        until(async || consumer.health().state != ConsumerState::Consuming).await;
+        go.add_permits(1);
+        until(async || consumer.health().handled == 1).await;
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(begun.load(Ordering::Relaxed), 1, "the others were fetched, too");
+        go.add_permits(10);
+        block_in_place(|| leveret.start_again());
+        until(async || consumer.health().handled == 6).await;
+    })
+    .await;
+    bus.close().await;
 }
