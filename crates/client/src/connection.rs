@@ -53,7 +53,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     /// To be written.
     pub(crate) output: Vec<u8>,
-    /// The connection's task, if it sleeps.
+    /// The connection's task, if it sleeps, be it because the stream takes nothing more.
     pub(crate) driver: Option<Waker>,
     pub(crate) channels: FxHashMap<u16, Entry>,
     /// Who waits for room in `output`.
@@ -163,8 +163,9 @@ impl Shared {
             drop(state);
             return Err(self.error().unwrap_or(Error::Ended(Scope::Channel)));
         };
+        // The task knows of what is there already, or is told by the stream when it can go on.
+        let driver = if output.is_empty() { driver.take() } else { None };
         let sent = send(entry, output);
-        let driver = driver.take();
         drop(state);
         if let Some(driver) = driver {
             driver.wake();

@@ -4,14 +4,14 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use leveret_amqp_wire::frame::{self, Frame};
 use leveret_amqp_wire::method::*;
 use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::channel::{Event, Inbox};
 use crate::connection::Shared;
@@ -26,6 +26,9 @@ const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 const KEPT_OUTPUT_BYTES: usize = 2 * 1024 * 1024;
 /// How many reads and writes there may be before other tasks have their turn.
 const ROUNDS_MAX: usize = 8;
+/// How long the last bytes may take to be written, and the stream to shut down, when a connection
+/// has ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often one looks at the clock where there are no heartbeats.
 const NO_HEARTBEAT: Duration = Duration::from_secs(86_400);
 
@@ -38,6 +41,8 @@ pub(crate) struct Driver<S> {
     /// What is being written, from `written` on.
     output: Vec<u8>,
     written: usize,
+    /// Whether the stream may keep something to itself that was written: TLS does.
+    unflushed: bool,
     /// What is being put together on each channel.
     assemblies: FxHashMap<u16, Assembly>,
     /// Channels that something came on in this read.
@@ -60,6 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             shared,
             output: Vec::new(),
             written: 0,
+            unflushed: false,
             assemblies: FxHashMap::default(),
             woken: Vec::new(),
             timer,
@@ -72,8 +78,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(crate) async fn run(mut self) {
         let error = poll_fn(|cx| self.poll(cx)).await;
         self.shared.end(&error);
-        // The other side should learn of it; if it cannot, it has ended already.
-        let _ = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+        // The other side should learn of it; if it cannot, it has ended already, or never will.
+        let _ = timeout(SHUTDOWN_TIMEOUT, poll_fn(|cx| self.poll_shutdown(cx))).await;
     }
 
     /// Runs until there is nothing to do; ready with the error that ends the connection.
@@ -103,23 +109,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Error> {
-        while self.written < self.output.len() {
-            let rest = &self.output[self.written..];
-            match Pin::new(&mut self.stream).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
-                Poll::Ready(Ok(count)) => self.written += count,
-                Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-            self.sent = true;
-        }
-        self.written = 0;
-        self.output.clear();
-        if self.output.capacity() > KEPT_OUTPUT_BYTES {
-            self.output = Vec::new();
-        }
+        let stuck = self.poll_output(cx)?.is_pending();
         let mut state = self.shared.lock();
-        if let Some((output, cramped)) = state.take_output(std::mem::take(&mut self.output)) {
+        if !stuck
+            && let Some((output, cramped)) = state.take_output(std::mem::take(&mut self.output))
+        {
             drop(state);
             self.output = output;
             cramped.into_iter().for_each(Waker::wake);
@@ -130,7 +124,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Err(error);
         }
         state.driver = Some(cx.waker().clone());
+        drop(state);
+        if !stuck && let Poll::Ready(flushed) = self.poll_flush(cx) {
+            flushed?;
+        }
         Ok(Poll::Pending)
+    }
+
+    /// Writes what is in `output`; pending if the stream does not take it all.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.output.len() {
+            let rest = &self.output[self.written..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+            (self.sent, self.unflushed) = (true, true);
+        }
+        self.written = 0;
+        self.output.clear();
+        if self.output.capacity() > KEPT_OUTPUT_BYTES {
+            self.output = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gets the last bytes out, and ends the stream.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_output(cx))?;
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Error> {
@@ -177,9 +208,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn connection_method(&mut self, payload: &[u8]) -> Result<(), Error> {
         match Method::decode(payload)? {
             Method::ConnectionClose(close) => {
-                let mut bytes = Vec::new();
-                Method::from(ConnectionCloseOk {}).frame(0, &mut bytes);
-                self.say_last(&bytes);
+                // It is written before the stream is shut down.
+                Method::from(ConnectionCloseOk {}).frame(0, &mut self.output);
                 Err(Error::Closed {
                     scope: Scope::Connection,
                     code: close.reply_code,
@@ -202,19 +232,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Ok(())
             }
             other => Err(Error::Malformed(format!("{} out of turn", other.name()))),
-        }
-    }
-
-    /// Tries to get some last bytes out behind those before.
-    fn say_last(&mut self, bytes: &[u8]) {
-        self.output.extend_from_slice(bytes);
-        let mut cx = Context::from_waker(Waker::noop());
-        while self.written < self.output.len() {
-            let rest = &self.output[self.written..];
-            match Pin::new(&mut self.stream).poll_write(&mut cx, rest) {
-                Poll::Ready(Ok(count @ 1..)) => self.written += count,
-                _ => return,
-            }
         }
     }
 
@@ -282,11 +299,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let mut state = self.shared.lock();
                 let call =
                     state.channels.get_mut(&channel).and_then(|entry| entry.calls.pop_front());
-                if closed {
-                    state.channels.remove(&channel);
-                    self.assemblies.remove(&channel);
-                }
+                let over = if closed { state.channels.remove(&channel) } else { None };
                 drop(state);
+                if let Some(entry) = over {
+                    self.assemblies.remove(&channel);
+                    entry.end(&Error::Ended(Scope::Channel));
+                }
                 match call {
                     // Whoever called may have given up.
                     Some(call) => drop(call.send(Ok(answer))),

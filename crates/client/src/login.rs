@@ -88,6 +88,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     let virtual_host = ShortString::try_from(login.vhost.as_str())
         .map_err(|_| Error::TooLong("the virtual host's name is too long".to_owned()))?;
     stream.write_all(&frame::PROTOCOL_HEADER).await?;
+    stream.flush().await?;
     match receive(stream, input).await? {
         Method::ConnectionStart(_) => {}
         other => return Err(unexpected(&other)),
@@ -117,7 +118,8 @@ async fn send<S: AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let mut bytes = Vec::new();
     method.into().frame(0, &mut bytes);
-    Ok(stream.write_all(&bytes).await?)
+    stream.write_all(&bytes).await?;
+    Ok(stream.flush().await?)
 }
 
 /// The next method; a close is an error.

@@ -1,6 +1,9 @@
 //! A client and leveret's own front door, joined by a pipe; and brokers that behave badly.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use leveret_amqp_wire::frame;
@@ -9,8 +12,10 @@ use leveret_amqp_wire::publish::write_envelope;
 use leveret_broker::{Broker, User};
 use leveret_model::limits::MEMORY_BYTES_MIN;
 use leveret_model::{Properties, ShortString, Time};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{DuplexStream, duplex};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::{Connection, Error, Event, Login, Scope};
 
@@ -261,6 +266,120 @@ async fn a_broker_that_is_silent_is_given_up() {
     let login = Login { timeout: Duration::from_secs(3), ..Login::default() };
     let error = Connection::open(ours, &login).await.unwrap_err();
     assert!(matches!(error, Error::Silent(limit) if limit == Duration::from_secs(3)), "{error}");
+}
+
+/// A stream that keeps to itself what is written until it is flushed, as TLS does when the socket
+/// takes nothing more.
+struct Lazy {
+    stream: DuplexStream,
+    kept: Vec<u8>,
+}
+
+impl Lazy {
+    fn new(stream: DuplexStream) -> Lazy {
+        Lazy { stream, kept: Vec::new() }
+    }
+}
+
+impl AsyncRead for Lazy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Lazy {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.kept.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Lazy { stream, kept } = &mut *self;
+        while !kept.is_empty() {
+            let count = ready!(Pin::new(&mut *stream).poll_write(cx, kept))?;
+            kept.drain(..count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_stays_in_a_stream_that_must_be_flushed() {
+    let server = Server::start();
+    let login = Login { heartbeat: Duration::ZERO, ..Login::default() };
+    let open = Connection::open(Lazy::new(server.pipe()), &login);
+    let connection = open.await.unwrap();
+    let (channel, mut events) = connection.channel().await.unwrap();
+    let all = async {
+        channel.call(declare(QUEUE)).await.unwrap();
+        channel.call(ConfirmSelect::default()).await.unwrap();
+        // More than fits into the pipe at once.
+        for size in [1, 1_000_000] {
+            let body = vec![0; size];
+            channel.publish(&envelope(QUEUE), true, &properties("m"), &body).unwrap();
+            assert!(matches!(next(&mut events).await[..], [Event::Confirm { taken: true, .. }]));
+        }
+        connection.close().await.unwrap();
+    };
+    timeout(Duration::from_secs(5), all).await.expect("all of it arrives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_closes_the_connection_is_answered() {
+    let mut close = Vec::new();
+    Method::from(ConnectionClose::default()).frame(0, &mut close);
+    let (ours, theirs) = duplex(1024 * 1024);
+    let broker = tokio::spawn(puppet(theirs, close));
+    let connection = Connection::open(Lazy::new(ours), &Login::default()).await.unwrap();
+    connection.ended().await;
+    let mut said = Vec::new();
+    broker.await.unwrap().read_to_end(&mut said).await.unwrap();
+    assert_eq!(said[7..11], [0, 10, 0, 51], "connection.close-ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_reads_nothing_does_not_keep_the_stream() {
+    let (ours, theirs) = duplex(1024);
+    let broker = tokio::spawn(puppet(theirs, Vec::new()));
+    // Only the limits for goodbyes end this one.
+    let login = Login { heartbeat: Duration::ZERO, ..Login::default() };
+    let connection = Connection::open(ours, &login).await.unwrap();
+    let mut stream = broker.await.unwrap();
+    let mut opened = Vec::new();
+    Method::from(ChannelOpenOk::default()).frame(1, &mut opened);
+    let (open, _) = tokio::join!(connection.channel(), stream.write_all(&opened));
+    let (channel, _events) = open.unwrap();
+    channel.publish(&envelope(QUEUE), true, &properties("m"), &[0; 10_000]).unwrap();
+    let error = connection.close().await.unwrap_err();
+    assert!(matches!(error, Error::Silent(_)), "{error}");
+    let gone = async {
+        while stream.write_all(&[frame::HEARTBEAT, 0, 0, 0, 0, 0, 0, 0xce]).await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), gone).await.expect("the stream is closed");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_channels_events_learns_that_it_was_closed_here() {
+    let server = Server::start();
+    let connection = server.connect().await;
+    let (channel, mut events) = connection.channel().await.unwrap();
+    channel.close().await.unwrap();
+    let told = timeout(Duration::from_secs(5), next(&mut events)).await.expect("an event");
+    assert!(matches!(&told[..], [Event::Closed(Error::Ended(Scope::Channel))]), "{told:?}");
 }
 
 #[tokio::test]

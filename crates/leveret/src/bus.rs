@@ -68,7 +68,7 @@ pub(crate) struct Inner {
 }
 
 /// Settings of a bus; each has a default.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BusBuilder {
     url: String,
     transport: Option<Arc<dyn Transport>>,
@@ -306,8 +306,8 @@ impl BusBuilder {
         self
     }
 
-    /// How long a message may take to be confirmed, and the broker to answer: thirty seconds where
-    /// nothing is said.
+    /// How long a message may take to be confirmed, the wait for its place in the window included,
+    /// and the broker to answer: thirty seconds where nothing is said.
     #[must_use]
     pub fn confirm_timeout(mut self, timeout: Duration) -> Self {
         self.confirm_timeout = timeout;
@@ -351,7 +351,7 @@ impl BusBuilder {
             exchange: self.exchange,
             exchange_ready: OnceCell::new(),
             names,
-            window: Window::new(self.window_messages, self.window_bytes),
+            window: Window::new(self.window_messages, self.window_bytes, self.confirm_timeout),
             large_bodies: self.large_bodies,
             clock: Clock::new(),
             counters: Arc::default(),
@@ -362,6 +362,13 @@ impl BusBuilder {
             consumers: Mutex::default(),
         };
         Ok(Bus { inner: Arc::new(inner) })
+    }
+}
+
+impl fmt::Debug for BusBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URL: it may hold a password.
+        f.debug_struct("BusBuilder").field("exchange", &self.exchange).finish_non_exhaustive()
     }
 }
 

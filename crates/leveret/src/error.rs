@@ -167,7 +167,8 @@ pub enum PublishError {
         /// Its words.
         text: String,
     },
-    /// It was not sent in time, as there was no connection, or the broker takes none for now.
+    /// It was not sent in time, as there was no connection, the broker takes none for now, or too
+    /// many before it were not confirmed.
     #[error("not sent within {within:?}: {text}")]
     NotSent {
         /// How long it waited.

@@ -42,22 +42,28 @@ impl Headers {
     /// The value of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Sets a value.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        match self.0.iter_mut().rfind(|(known, _)| *known == name) {
             Some((_, old)) => *old = value,
             None => self.0.push((name, value)),
         }
     }
 
+    /// Sets a value without a look at those before, which it hides if they have its name: what
+    /// comes over a network may be many.
+    pub(crate) fn push(&mut self, name: String, value: String) {
+        self.0.push((Cow::Owned(name), value));
+    }
+
     /// Takes a value out.
     pub fn remove(&mut self, name: &str) -> Option<String> {
-        let index = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(index).1)
+        let removed = self.0.extract_if(.., |(known, _)| known == name);
+        removed.last().map(|(_, value)| value)
     }
 
     /// All of them, in the order in which they were set.

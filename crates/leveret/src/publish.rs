@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
 
 use crate::bus::{Bus, Inner};
 use crate::describe::Traffic;
@@ -19,6 +20,7 @@ use crate::topology::{DelayTarget, Exchange, Topology};
 use crate::transport::{BoxFuture, Done, Outgoing, Target};
 
 /// A message to be published. Nothing happens before it is awaited, or [`Publish::pipelined`] is.
+/// Dropped while it is awaited, by a timeout for example, it may still be sent.
 #[must_use = "nothing is published unless it is awaited"]
 pub struct Publish<'a, M> {
     bus: &'a Bus,
@@ -50,7 +52,7 @@ pub(crate) enum Address {
 }
 
 /// A published message that is not confirmed yet. Awaiting it gives what came of it; dropping it
-/// gives up knowing.
+/// gives up knowing, and the message is sent all the same.
 #[derive(Debug)]
 pub struct Ticket {
     receiver: oneshot::Receiver<Result<(), PublishError>>,
@@ -70,20 +72,28 @@ pub(crate) struct Window {
     bytes: Arc<Semaphore>,
     bytes_max: u32,
     bytes_min: u32,
+    /// How long one waits for a place.
+    within: Duration,
 }
 
 impl Window {
-    pub(crate) fn new(messages: usize, bytes: usize) -> Self {
+    pub(crate) fn new(messages: usize, bytes: usize, within: Duration) -> Self {
         let bytes_max = u32::try_from(bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         // Rounded up: more messages never fit.
         let bytes_min = bytes_max.div_ceil(u32::try_from(messages).unwrap_or(u32::MAX));
-        Window { bytes: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max, bytes_min }
+        let permits = Arc::new(Semaphore::new(bytes_max as usize));
+        Window { bytes: permits, bytes_max, bytes_min, within }
     }
 
-    /// Waits for a place for a message of so many bytes.
+    /// Waits for a place for a message of so many bytes; `None` if that takes too long.
     async fn enter(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(self.bytes_min, self.bytes_max);
-        Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()
+        // Most of the time there is one, and a timer would cost more than that.
+        if let Ok(place) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) {
+            return Some(place);
+        }
+        let place = Arc::clone(&self.bytes).acquire_many_owned(bytes);
+        timeout(self.within, place).await.ok()?.ok()
     }
 }
 
@@ -188,7 +198,7 @@ impl<'a, M: Message> Publish<'a, M> {
     }
 
     /// Publishes without waiting for the confirm, which the ticket is for. Waits only if too many
-    /// messages are not confirmed.
+    /// messages are not confirmed, for as long as a confirm may take.
     ///
     /// # Errors
     /// [`PublishError`] if the message certainly was not sent.
@@ -281,10 +291,15 @@ impl Inner {
             self.ensure_delay(&target, delay, capabilities.delay_max, capabilities.name).await?;
         }
         letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
-        let _permit = self.window.enter(letter.size()).await;
+        let since = Instant::now();
+        let Some(_permit) = self.window.enter(letter.size()).await else {
+            let text =
+                format!("{} messages before it are not confirmed", self.transport.unconfirmed());
+            return Err(PublishError::NotSent { within: self.window.within, text });
+        };
         let (sender, receiver) = oneshot::channel();
         let ticket = Ticket { receiver, id: letter.id.clone() };
-        let done = Done { sender, counters: Arc::clone(&self.counters), _permit };
+        let done = Done { sender, counters: Arc::clone(&self.counters), since, _permit };
         self.transport.send(Outgoing { target, mandatory, delay, letter, done });
         Ok(ticket)
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::error::{ConnectError, PublishError, SubscribeError, TopologyError};
 use crate::health::{ConnectionHealth, ConsumerState};
@@ -133,7 +134,9 @@ pub struct Outgoing {
 pub struct Done {
     pub(crate) sender: oneshot::Sender<Result<(), PublishError>>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) _permit: Option<OwnedSemaphorePermit>,
+    /// Since when it waits.
+    pub(crate) since: Instant,
+    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
 impl Done {
@@ -142,12 +145,6 @@ impl Done {
         self.counters.published(&result);
         // Whoever asked may have given up.
         let _ = self.sender.send(result);
-    }
-
-    /// Whether nobody waits any more.
-    #[must_use]
-    pub fn is_abandoned(&self) -> bool {
-        self.sender.is_closed()
     }
 }
 

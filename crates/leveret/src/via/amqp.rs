@@ -7,10 +7,14 @@ mod declare;
 pub(crate) mod delay;
 pub(crate) mod hosts;
 pub(crate) mod link;
+mod pending;
 mod properties;
 mod publisher;
 mod settler;
 mod subscription;
+#[cfg(test)]
+#[cfg(feature = "embedded")]
+mod tests;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -16,8 +16,6 @@ use crate::error::ConnectError;
 use crate::health::{ConnectionHealth, ConnectionState};
 use crate::transport::BoxFuture;
 
-/// How long a connection may take to be made, the login not counted.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the next one is tried at once.
 const GOOD: Duration = Duration::from_secs(5);
 /// How connections are tried again: soon at first, since most brokers that go come back at once.
@@ -33,7 +31,7 @@ pub(crate) trait Connector: fmt::Debug + Send + Sync {
     /// Which broker the attempt of that number is with.
     fn address(&self, attempt: usize) -> String;
 
-    /// Connects.
+    /// Connects, or gives up after a while.
     fn connect(&self, attempt: usize) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
 
     /// Whom to log in as.
@@ -228,11 +226,8 @@ impl Keeper {
     }
 
     async fn connect(&self, tried: usize) -> Result<Connection, Error> {
-        let connecting = self.connector.connect(tried);
-        let stream = timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| Error::Silent(CONNECT_TIMEOUT))?;
-        let connection = Connection::open(stream?, self.connector.login()).await?;
+        let stream = self.connector.connect(tried).await?;
+        let connection = Connection::open(stream, self.connector.login()).await?;
         self.declared.declare_again(&connection).await?;
         Ok(connection)
     }

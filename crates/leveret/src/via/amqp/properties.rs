@@ -75,17 +75,15 @@ pub(crate) fn encode(
     Ok(())
 }
 
+/// No name is looked for among the others: there may be many.
 fn headers(letter: &Letter, more: FieldTable) -> Result<FieldTable, PublishError> {
-    let mut headers = more;
-    for (name, value) in letter.headers.iter() {
+    let key = letter.key.as_deref().map(|key| (KEY, key));
+    let own = letter.headers.iter().chain(key).map(|(name, value)| {
         let name = ShortString::try_from(name)
             .map_err(|error| PublishError::Invalid(format!("the name of a header: {error}")))?;
-        headers.insert(name, value);
-    }
-    if let Some(key) = &letter.key {
-        headers.insert(ShortString::from_static(KEY), key.as_str());
-    }
-    Ok(headers)
+        Ok((name, FieldValue::from(value)))
+    });
+    more.into_iter().map(Ok).chain(own).collect()
 }
 
 /// Appends a short string.
@@ -155,7 +153,7 @@ fn read_headers(table: &FieldTable, headers: &mut Headers) -> Option<u64> {
         } else if !DEATHS.iter().any(|death| name.starts_with(death))
             && let Some(value) = plain(value)
         {
-            headers.set(name, value);
+            headers.push(name, value);
         }
     }
     deliveries
@@ -191,5 +189,31 @@ fn plain(value: &FieldValue) -> Option<String> {
         FieldValue::Double(value) => Some(value.to_string()),
         FieldValue::Timestamp(value) => Some(value.to_string()),
         other => other.as_integer().map(|value| value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_table_full_of_headers_is_soon_read_and_written() {
+        let named = |number: u32| {
+            let name = ShortString::try_from(format!("{number}").as_str()).unwrap();
+            (name, FieldValue::from("first"))
+        };
+        let last = (ShortString::from_static("7"), FieldValue::from("last"));
+        let table: FieldTable = (0..40_000).map(named).chain([last]).collect();
+        let start = Instant::now();
+        let mut letter = Letter::default();
+        read_headers(&table, &mut letter.headers);
+        assert_eq!(letter.headers.get("7"), Some("last"));
+        assert_eq!(letter.headers.get("39999"), Some("first"));
+        assert_eq!(headers(&letter, FieldTable::new()).unwrap().len(), 40_001);
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert_eq!(letter.headers.remove("7").as_deref(), Some("last"));
+        assert_eq!(letter.headers.get("7"), None);
     }
 }

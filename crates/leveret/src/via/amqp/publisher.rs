@@ -5,30 +5,26 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use leveret_client::method::ConfirmSelect;
-use leveret_client::model::{FieldTable, Properties};
+use leveret_client::model::Properties;
 use leveret_client::{Channel, Connection, Error, Event, Events, Returned, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
-use super::delay;
 use super::link::{Link, Status};
-use super::properties;
+use super::pending::Pending;
 use crate::error::PublishError;
-use crate::letter::Letter;
-use crate::topology::DelayTarget;
-use crate::transport::{Done, Outgoing, Target};
+use crate::transport::{Done, Outgoing};
 
 /// How often one looks for messages that took too long.
 const SWEEP: Duration = Duration::from_millis(100);
-/// Room for the names and properties of most messages, in bytes.
-const HEAD_BYTES: usize = 160;
 /// So many refusals are not believed when a connection was made again: the queues of a cluster
 /// that has lost a node refuse everything until they have elected a leader, and RabbitMQ 3.10 even
 /// longer on channels that have seen that. All is sent again on another channel then, after ever
 /// longer pauses, three seconds in all.
 const DOUBTS: u32 = 5;
+/// A connection that is older than this has no such queues: refusals are believed.
+const DOUBTFUL: Duration = Duration::from_secs(10);
 /// How long to wait before a channel that the broker closed is opened again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,27 +48,10 @@ struct State {
     /// How many of them, from the first on, were sent on the channel.
     sent: usize,
     channel: Option<Channel>,
-    /// How many refusals are not believed.
+    /// How many refusals are not believed, and until when.
     doubts: u32,
-    /// The broker closed a channel because of some message: they go one by one until it is found.
-    careful: bool,
+    doubtful_until: Option<Instant>,
     closed: bool,
-}
-
-/// A message, as it goes on the wire.
-struct Pending {
-    mandatory: bool,
-    /// Exchange and routing key as short strings, and behind them the properties.
-    head: Vec<u8>,
-    /// Where the properties begin.
-    properties: usize,
-    body: Bytes,
-    since: Instant,
-    /// On this channel or an earlier one.
-    ever_sent: bool,
-    returned: Option<String>,
-    /// `None` when it has been told; then it only keeps its place in the numbering.
-    done: Option<Done>,
 }
 
 impl Publisher {
@@ -129,11 +108,15 @@ impl Publisher {
     /// Opens a channel on each connection of the link, until that is closed.
     async fn run(self: Arc<Self>, mut link: watch::Receiver<Status>) {
         let mut events = Vec::new();
+        let mut known = 0;
         loop {
             let status = link.wait_for(|it| it.is_closed() || it.connection().is_some()).await;
             // Without the link's task nothing goes on either.
             let connection = status.ok().and_then(|status| status.connection());
             let Some((connection, epoch)) = connection else { break };
+            if epoch != std::mem::replace(&mut known, epoch) {
+                self.lock().connected(epoch > 1);
+            }
             match self.serve(&connection, &mut events).await {
                 Error::Closed { text, .. } if connection.error().is_none() => {
                     self.blame(&text);
@@ -145,7 +128,6 @@ impl Publisher {
                     sleep(PAUSE * (1 << doubted)).await;
                 }
                 _ => {
-                    self.lock().doubts = DOUBTS;
                     let gone = |it: &Status| it.connects != epoch || it.connection().is_none();
                     if link.wait_for(gone).await.is_err() {
                         break;
@@ -181,7 +163,7 @@ impl Publisher {
             let mut state = self.lock();
             for event in events.drain(..) {
                 match event {
-                    Event::Confirm { taken: false, .. } if state.doubts > 0 => doubtful = true,
+                    Event::Confirm { taken: false, .. } if state.is_doubtful() => doubtful = true,
                     Event::Confirm { tag, multiple, taken } => {
                         state.confirm(tag, multiple, taken, &mut told);
                     }
@@ -194,7 +176,8 @@ impl Publisher {
                 state.doubts -= 1;
                 ended.get_or_insert(Error::Ended(Scope::Channel));
             }
-            if state.careful {
+            if ended.is_none() {
+                // Those that had to wait for one that was suspect.
                 state.push();
             }
             let idle = state.pending.is_empty();
@@ -210,7 +193,8 @@ impl Publisher {
     }
 
     /// The broker closed the channel, because of one of the messages that were sent on it. If there
-    /// was only one, it is that; otherwise they are sent one by one from now on.
+    /// was only one, it is that; otherwise they are sent one by one until it is found, or none of
+    /// them is left.
     fn blame(&self, text: &str) {
         let mut state = self.lock();
         state.channel = None;
@@ -219,19 +203,14 @@ impl Publisher {
         let (one, more) = (sent.next(), sent.next().is_some());
         match one {
             Some(culprit) if !more => {
-                let done = culprit.done.take();
-                let target = culprit.target();
-                state.careful = false;
+                let (done, target) = (culprit.done.take(), culprit.target());
+                state.pending.iter_mut().for_each(|message| message.suspect = false);
                 drop(state);
-                let text = text.to_owned();
-                done.into_iter().for_each(|done| {
-                    done.tell(Err(PublishError::Refused {
-                        target: target.clone(),
-                        text: text.clone(),
-                    }));
-                });
+                if let Some(done) = done {
+                    done.tell(Err(PublishError::Refused { target, text: text.to_owned() }));
+                }
             }
-            _ => state.careful = true,
+            _ => state.pending.iter_mut().take(count).for_each(|message| message.suspect = true),
         }
     }
 
@@ -277,6 +256,17 @@ impl Publisher {
 }
 
 impl State {
+    /// There is a connection; `again` if it is not the first one.
+    fn connected(&mut self, again: bool) {
+        self.doubts = if again { DOUBTS } else { 0 };
+        self.doubtful_until = Some(Instant::now() + DOUBTFUL);
+    }
+
+    /// Whether a refusal may have passed in a moment.
+    fn is_doubtful(&self) -> bool {
+        self.doubts > 0 && self.doubtful_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// Everything that is not confirmed goes on this channel.
     fn begin(&mut self, channel: Channel) {
         self.pending.retain(|message| message.done.is_some());
@@ -294,11 +284,12 @@ impl State {
             // What is not sent is known not to have been taken. A sweep goes on.
             return;
         }
-        let most = if self.careful { 1 } else { usize::MAX };
+        // They are in order, so those behind a suspect wait for it.
+        let careful = self.pending.front().is_some_and(|message| message.suspect);
+        let most = if careful { 1 } else { usize::MAX };
         while self.sent < self.pending.len().min(most) {
             let message = &mut self.pending[self.sent];
-            let (envelope, properties) = message.head.split_at(message.properties);
-            match channel.publish(envelope, message.mandatory, properties, &message.body) {
+            match message.publish(channel) {
                 Ok(_) => {
                     message.ever_sent = true;
                     self.sent += 1;
@@ -311,9 +302,6 @@ impl State {
                 // The channel's end is on its way to us.
                 Err(_) => return,
             }
-        }
-        if self.careful && self.pending.is_empty() {
-            self.careful = false;
         }
     }
 
@@ -352,7 +340,7 @@ impl State {
         let unknown = sent.filter(|it| it.done.is_some() && it.returned.is_none());
         let names = (returned.exchange(), returned.routing_key());
         let mut same =
-            unknown.filter(|it| it.names() == names && message_id(&it.head[it.properties..]) == id);
+            unknown.filter(|it| it.names() == names && message_id(it.properties()) == id);
         if let Some(message) = same.next() {
             message.returned = Some(returned.text.clone());
         }
@@ -391,92 +379,6 @@ impl State {
         }
         told
     }
-}
-
-impl Pending {
-    fn new(outgoing: Outgoing) -> Result<Pending, (Done, PublishError)> {
-        let Outgoing { target, mandatory, delay, letter, done } = outgoing;
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        match write_head(&target, delay, &letter, &mut head) {
-            Err(error) => Err((done, error)),
-            Ok(properties) => Ok(Pending {
-                mandatory,
-                head,
-                properties,
-                body: letter.payload.body,
-                since: Instant::now(),
-                ever_sent: false,
-                returned: None,
-                done: Some(done),
-            }),
-        }
-    }
-
-    /// Exchange and routing key.
-    fn names(&self) -> (&[u8], &[u8]) {
-        let (exchange, key) = self.head[1..self.properties].split_at(self.head[0].into());
-        (exchange, &key[1..])
-    }
-
-    /// Where it goes, for people.
-    fn target(&self) -> String {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (exchange, key) = self.names();
-        match (text(exchange), text(key)) {
-            (exchange, queue) if exchange.is_empty() => Target::Queue(queue),
-            (exchange, subject) => {
-                Target::Subject { exchange: exchange.into(), subject: subject.into() }
-            }
-        }
-        .to_string()
-    }
-
-    /// What a confirm says of it.
-    fn result(&mut self, taken: bool) -> Result<(), PublishError> {
-        match (taken, self.returned.take()) {
-            (true, None) => Ok(()),
-            (_, Some(text)) => Err(PublishError::Unroutable { target: self.target(), text }),
-            (false, None) => Err(PublishError::Refused {
-                target: self.target(),
-                text: "a queue is full, or cannot take it now".to_owned(),
-            }),
-        }
-    }
-
-    fn tell(self, result: Result<(), PublishError>) {
-        if let Some(done) = self.done {
-            done.tell(result);
-        }
-    }
-}
-
-/// Writes exchange and routing key, and the properties. Returns where these begin.
-fn write_head(
-    target: &Target,
-    delay: Option<Duration>,
-    letter: &Letter,
-    head: &mut Vec<u8>,
-) -> Result<usize, PublishError> {
-    let (exchange, key) = match target {
-        Target::Subject { exchange, subject } => (exchange.as_ref(), subject.as_ref()),
-        Target::Queue(queue) => ("", queue.as_str()),
-    };
-    let mut headers = FieldTable::new();
-    if let Some(delay) = delay {
-        let to = match target {
-            Target::Subject { exchange, .. } => DelayTarget::Exchange(exchange.to_string()),
-            Target::Queue(queue) => DelayTarget::Queue(queue.clone()),
-        };
-        let (level, bits) = delay::address(delay, &to);
-        headers = bits;
-        properties::short_string("the exchange", &level, head)?;
-    } else {
-        properties::short_string("the exchange", exchange, head)?;
-    }
-    properties::short_string("the subject", key, head)?;
-    let properties = head.len();
-    properties::encode(letter, headers, head)?;
-    Ok(properties)
 }
 
 impl fmt::Debug for Publisher {

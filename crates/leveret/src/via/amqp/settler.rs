@@ -9,6 +9,11 @@ use leveret_client::method::BasicNack;
 
 use crate::transport::{Settler, Token};
 
+/// A message that is settled so far ahead of its eldest is not remembered, but settled on its own:
+/// what is remembered is bounded, whatever tags the broker makes up. With a prefetch, which is at
+/// most this, there is no such message.
+const AHEAD_MAX: u64 = 65_535;
+
 /// Settles the messages of a subscription's channel. Those that are settled in order are
 /// acknowledged together when somebody flushes; one that is settled before its elders at once, or
 /// a slow elder would keep the broker from sending more.
@@ -49,8 +54,12 @@ impl State {
         if token.epoch != self.epoch {
             return None;
         }
-        // It fits: it is less than the prefetch.
-        let index = token.tag.checked_sub(self.first)? as usize;
+        let ahead = token.tag.checked_sub(self.first)?;
+        if ahead > AHEAD_MAX {
+            return Some(false);
+        }
+        // It fits: it was just compared.
+        let index = ahead as usize;
         if index >= self.settled.len() {
             self.settled.resize(index + 1, false);
         }
@@ -112,5 +121,25 @@ impl fmt::Debug for AmqpSettler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
         f.debug_struct("AmqpSettler").field("out", &state.settled.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded_whatever_the_tags() {
+        let mut state = State { epoch: 1, first: 1, ..State::default() };
+        let mut settle = |tag| {
+            let settled = state.settle(Token { epoch: 1, tag });
+            (settled, state.first, state.settled.len())
+        };
+        for tag in [u64::MAX, 1 << 40, AHEAD_MAX + 2] {
+            assert_eq!(settle(tag), (Some(false), 1, 0));
+        }
+        assert_eq!(settle(AHEAD_MAX + 1), (Some(false), 1, AHEAD_MAX as usize + 1));
+        assert_eq!(settle(1), (Some(true), 2, AHEAD_MAX as usize));
+        assert_eq!(settle(1), (None, 2, AHEAD_MAX as usize));
     }
 }
