@@ -8,6 +8,7 @@ pub use store::{ClaimCheck, Swept};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bus::Inner;
 use crate::error::PublishError;
 use crate::failure::{Failure, Remedy};
 use crate::letter::Letter;
@@ -79,6 +80,16 @@ impl LargeBodies {
 
     pub(crate) async fn fetch(&self, letter: &Letter) -> Result<Payload, Failure> {
         Err(no_store(&claim(letter)?))
+    }
+}
+
+impl Inner {
+    /// A message with its body, from the store if it is there.
+    pub(crate) async fn whole(&self, mut letter: Letter) -> Result<Letter, Failure> {
+        if is_claimed(&letter) {
+            letter.payload = self.large_bodies.fetch(&letter).await?;
+        }
+        Ok(letter)
     }
 }
 

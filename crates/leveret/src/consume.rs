@@ -5,6 +5,7 @@ mod batch;
 mod course;
 mod guard;
 mod intake;
+mod keyed;
 mod lanes;
 mod layer;
 mod shared;
@@ -48,6 +49,7 @@ pub use self::way::{Batches, Each, Way};
 
 use self::batch::Batch;
 use self::intake::Intake;
+use self::keyed::{KeyOf, Keyed};
 use self::lanes::Order;
 
 /// How many messages are fetched ahead for each that may be handled at a time.
@@ -86,6 +88,7 @@ pub struct ConsumerBuilder<W> {
     keeps_dead: bool,
     concurrency: usize,
     ordered: bool,
+    key_from: Option<KeyOf>,
     prefetch: Option<u16>,
     priority: i32,
     policy: Policy,
@@ -138,6 +141,7 @@ impl<M: Message, H: Handler<M>> ConsumerBuilder<Each<M, H>> {
             keeps_dead: self.keeps_dead,
             concurrency: self.concurrency,
             ordered: self.ordered,
+            key_from: self.key_from,
             prefetch: self.prefetch,
             priority: self.priority,
             policy: self.policy,
@@ -192,6 +196,7 @@ impl<W: Way> ConsumerBuilder<W> {
             keeps_dead: true,
             concurrency: 1,
             ordered: false,
+            key_from: None,
             prefetch: None,
             priority: 0,
             policy: Policy {
@@ -273,6 +278,12 @@ impl<W: Way> ConsumerBuilder<W> {
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;
         self.queue.single_active_consumer = true;
+        self
+    }
+
+    /// Where the key is of a message that has none on it.
+    pub(crate) fn key_from(mut self, key: KeyOf) -> Self {
+        self.key_from = Some(key);
         self
     }
 
@@ -361,7 +372,10 @@ impl<W: Way> ConsumerBuilder<W> {
             u16::try_from(self.concurrency.saturating_mul(PREFETCH_EACH)).unwrap_or(u16::MAX)
         });
         let subscription = Subscription { source, prefetch, priority: self.priority };
-        let inlet = inner.transport.subscribe(subscription).await?;
+        let mut inlet = inner.transport.subscribe(subscription).await?;
+        if let Some(key_of) = self.key_from {
+            inlet = Box::new(Keyed { inlet, key_of });
+        }
         inner.catalog.receives(Received {
             traffic: self.traffic,
             queue: queue.clone(),

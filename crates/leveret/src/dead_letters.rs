@@ -1,11 +1,13 @@
 //! Dead letters: seeing them, and giving them another chance.
 
+mod look;
+mod pass;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
-
+use self::look::{Look, Next};
+use self::pass::{Act, Pass};
 use crate::bus::Bus;
 use crate::claim_check;
 use crate::error::{Error, Result};
@@ -14,14 +16,10 @@ use crate::letter::Letter;
 use crate::message::{CodecError, Message};
 use crate::rate::{Pace, Rate};
 use crate::topology::{Queue, Topology};
-use crate::transport::{Inbound, Inlet, Source, Subscription, Target};
+use crate::transport::Inbound;
 
 /// What a queue's dead letters are kept in is called like it, with this behind it.
 const SUFFIX: &str = ".dead";
-/// When nothing has come for so long, nothing more will.
-const QUIET: Duration = Duration::from_millis(500);
-/// How often one looks whether they are back in their queue.
-const POLL: Duration = Duration::from_millis(10);
 /// How often a broker may deliver a dead letter to who only looks, before it thinks that this does
 /// no good.
 const LOOKS_MAX: u64 = 1_000_000;
@@ -83,12 +81,6 @@ pub struct Redriven {
     pub done: u64,
     /// How many the filter did not mean; they are dead letters still.
     pub kept: u64,
-}
-
-/// What is to be done with dead letters.
-enum Act<'a> {
-    Discard,
-    Redrive { to: Option<&'a str>, pace: Pace },
 }
 
 impl Filter {
@@ -193,54 +185,77 @@ impl DeadLetters {
         Ok(status.map_or(0, |status| status.messages))
     }
 
-    /// Looks at the first so many; they stay where they are.
+    /// Looks at the first so many, 65,535 at most; they stay where they are.
     ///
     /// # Errors
     /// [`Error`] if the queue of dead letters cannot be read.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter>> {
-        let mut found = Vec::new();
-        let prefetch = u16::try_from(most).unwrap_or(u16::MAX).max(1);
-        let Some((mut inlet, count)) = self.open(prefetch).await? else { return Ok(found) };
-        let most = most.min(usize::try_from(count).unwrap_or(usize::MAX));
-        let mut batch = Vec::new();
-        while found.len() < most && next(&mut *inlet, &mut batch).await? {
-            let dead = batch.drain(..).map(|inbound| DeadLetter::new(&inbound, &self.queue));
-            found.extend(dead);
+        let prefetch = u16::try_from(most).unwrap_or(u16::MAX);
+        let (mut found, mut batch) = (Vec::new(), Vec::new());
+        if prefetch == 0 {
+            return Ok(found);
         }
-        found.truncate(most);
-        // Those that were looked at go back with the inlet; whoever looks next should find them.
-        drop(inlet);
-        let start = Instant::now();
-        while self.count().await? < count && start.elapsed() < QUIET {
-            sleep(POLL).await;
+        let mut look = Look::new(self, prefetch).await?;
+        while look.left > 0 && found.len() < usize::from(prefetch) {
+            match look.next(&mut batch, false).await? {
+                Next::Some => {
+                    for inbound in
+                        batch.drain(..).take(usize::try_from(look.left).unwrap_or(usize::MAX))
+                    {
+                        look.seen();
+                        found.push(DeadLetter::new(&inbound, &self.queue));
+                    }
+                }
+                Next::Nothing => break,
+                Next::Lost => {
+                    found.clear();
+                    look.again(prefetch, true).await?;
+                }
+            }
         }
+        found.truncate(prefetch.into());
+        look.end().await?;
         Ok(found)
     }
 
-    /// Looks for the one with this id; it stays where it is.
+    /// Looks for the one with this id; it stays where it is. All that are before it are fetched.
     ///
     /// # Errors
     /// [`Error`] if the queue of dead letters cannot be read.
     pub async fn find(&self, id: &str) -> Result<Option<DeadLetter>> {
-        // Without a limit: those that are not meant are out all the time.
-        let Some((mut inlet, count)) = self.open(0).await? else { return Ok(None) };
-        let (mut seen, mut batch) = (0, Vec::new());
-        while seen < count && next(&mut *inlet, &mut batch).await? {
-            if let Some(found) = batch.iter().find(|inbound| inbound.letter.id == id) {
-                return Ok(Some(DeadLetter::new(found, &self.queue)));
+        // Without a limit: those that are not meant are out all the time. They are dropped as fast
+        // as they come.
+        let (mut look, mut batch, mut found) = (Look::new(self, 0).await?, Vec::new(), None);
+        while look.left > 0 && found.is_none() {
+            match look.next(&mut batch, false).await? {
+                Next::Some => {
+                    for inbound in batch.drain(..) {
+                        if look.left == 0 || found.is_some() {
+                            break;
+                        }
+                        look.seen();
+                        let meant = inbound.letter.id == id;
+                        found = meant.then(|| DeadLetter::new(&inbound, &self.queue));
+                    }
+                }
+                Next::Nothing => break,
+                Next::Lost => look.again(0, true).await?,
             }
-            seen += batch.len() as u64;
-            batch.clear();
         }
-        Ok(None)
+        look.end().await?;
+        Ok(found)
     }
 
     /// Sends those that the filter means back to the queue that they came from, no more than
     /// `per_second`. They have all their attempts again. One that was sent back and could not be
     /// taken out, since the connection was lost at that moment, is there twice, with the same id.
     ///
+    /// All that there are is fetched, and when some are not meant and many are, those twice; no
+    /// more than a few are held in memory.
+    ///
     /// # Errors
-    /// [`Error`] if the queue of dead letters cannot be read, or a message not be sent.
+    /// [`Error`] if the queue of dead letters cannot be read, or a message not be sent: one of a
+    /// consumer with [`crate::ConsumerBuilder::own_queue`] has no queue to go back to.
     pub async fn redrive(&self, filter: &Filter, per_second: u32) -> Result<Redriven> {
         self.redrive_to(None, filter, per_second).await
     }
@@ -256,15 +271,7 @@ impl DeadLetters {
         per_second: u32,
     ) -> Result<Redriven> {
         let pace = Pace::new(Rate::new(per_second, Duration::from_secs(1)));
-        self.each(filter, Act::Redrive { to: queue, pace }).await
-    }
-
-    async fn send_back(&self, dead: DeadLetter, to: Option<&str>) -> Result<()> {
-        let mut letter = Box::new(dead.letter);
-        history::revive(&mut letter);
-        let target = Target::Queue(to.map_or(dead.queue, str::to_owned));
-        self.bus.inner.dispatch(target, true, None, letter).await?.await?;
-        Ok(())
+        Pass::new(self, filter, Act::Redrive { to: queue, pace }).await?.run().await
     }
 
     /// Throws those away that the filter means.
@@ -272,50 +279,7 @@ impl DeadLetters {
     /// # Errors
     /// [`Error`] if the queue of dead letters cannot be read.
     pub async fn discard(&self, filter: &Filter) -> Result<Redriven> {
-        self.each(filter, Act::Discard).await
-    }
-
-    /// Does something with each that the filter means and takes it out. Those that come after this
-    /// has begun are left alone.
-    async fn each(&self, filter: &Filter, mut act: Act<'_>) -> Result<Redriven> {
-        let mut redriven = Redriven::default();
-        // Without a limit: those that are kept are out all the time.
-        let Some((mut inlet, count)) = self.open(0).await? else { return Ok(redriven) };
-        let settler = inlet.settler();
-        let mut batch = Vec::new();
-        while redriven.done + redriven.kept < count && next(&mut *inlet, &mut batch).await? {
-            for inbound in batch.drain(..) {
-                if redriven.done + redriven.kept >= count {
-                    break;
-                }
-                let (token, dead) = (inbound.token, DeadLetter::new(&inbound, &self.queue));
-                if filter.means(&dead) {
-                    if let Act::Redrive { to, pace } = &mut act {
-                        pace.wait().await;
-                        self.send_back(dead, *to).await?;
-                    }
-                    settler.ack(token);
-                    settler.flush();
-                    redriven.done += 1;
-                } else {
-                    redriven.kept += 1;
-                }
-            }
-        }
-        Ok(redriven)
-    }
-
-    /// Consumes the dead letters, and says how many there are; `None` if there are none.
-    async fn open(&self, prefetch: u16) -> Result<Option<(Box<dyn Inlet>, u64)>> {
-        let transport = &self.bus.inner.transport;
-        let queue = Queue::new(dead_name(&self.queue)).existing();
-        let Some(status) = transport.queue(&queue.name).await? else { return Ok(None) };
-        if status.messages == 0 {
-            return Ok(None);
-        }
-        let source = Source::Queue(queue);
-        let subscription = Subscription { source, prefetch, priority: 0 };
-        Ok(Some((transport.subscribe(subscription).await?, status.messages)))
+        Pass::new(self, filter, Act::Discard).await?.run().await
     }
 
     /// Makes the queue of dead letters, if no consumer has: for who redrives into it by hand.
@@ -324,14 +288,6 @@ impl DeadLetters {
     /// [`Error::Topology`] if it is there already and differs.
     pub async fn ensure(&self) -> Result<()> {
         self.bus.ensure(Topology::new().queue(dead_queue(&self.queue))).await
-    }
-}
-
-/// Whether something came before it was quiet for too long.
-async fn next(inlet: &mut dyn Inlet, batch: &mut Vec<Arc<Inbound>>) -> Result<bool> {
-    match timeout(QUIET, inlet.next(batch)).await {
-        Ok(came) => Ok(came.map(|()| true)?),
-        Err(_) => Ok(false),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::failure::BoxError;
 use crate::transport::BoxFuture;
@@ -43,10 +43,15 @@ pub trait Store: Send + Sync + 'static {
     fn insert<'a>(&'a self, queue: &'a str, id: &'a str) -> BoxFuture<'a, Result<(), BoxError>>;
 }
 
+/// For how long it is waited that a message is handled elsewhere.
+const BUSY: Duration = Duration::from_secs(60);
+
 /// Whose a message is.
 pub(crate) enum Claim {
     /// Nobody's: it was handled.
     Done,
+    /// Somebody else's, for long now.
+    Busy,
     /// Ours, until this is dropped.
     Ours(Ours),
 }
@@ -76,9 +81,11 @@ impl Dedup {
         Dedup { store: Arc::new(store), busy: Arc::default() }
     }
 
-    /// Waits while the message is being handled elsewhere in the process.
+    /// Waits while the message is being handled elsewhere in the process, up to [`BUSY`]. Who
+    /// claims several claims them in the order of their ids, so that no two wait for each other.
     pub(crate) async fn claim(&self, queue: &str, id: &str) -> Result<Claim, BoxError> {
         let key = (queue.to_owned(), id.to_owned());
+        let until = Instant::now() + BUSY;
         loop {
             let other = {
                 let mut busy = self.busy.lock();
@@ -91,7 +98,11 @@ impl Dedup {
                 }
             };
             match other {
-                Some(done) => done.await,
+                Some(done) => {
+                    if timeout_at(until, done).await.is_err() {
+                        return Ok(Claim::Busy);
+                    }
+                }
                 None => break,
             }
         }
@@ -195,7 +206,7 @@ mod tests {
         let dedup = Dedup::in_memory(2, Duration::from_secs(60));
         let ours = |claim| match claim {
             Ok(Claim::Ours(ours)) => Some(ours),
-            Ok(Claim::Done) => None,
+            Ok(Claim::Done | Claim::Busy) => None,
             Err(error) => panic!("{error}"),
         };
         drop(ours(dedup.claim("q", "a").await).unwrap());
@@ -209,6 +220,15 @@ mod tests {
         }
         assert!(ours(dedup.claim("q", "a").await).is_some(), "two have room");
         assert!(ours(dedup.claim("q", "c").await).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_being_handled_for_ever_is_not_waited_for_as_long() {
+        let dedup = Dedup::in_memory(10, Duration::from_secs(60));
+        let Ok(Claim::Ours(_first)) = dedup.claim("q", "a").await else { panic!("it is new") };
+        let start = Instant::now();
+        assert!(matches!(dedup.claim("q", "a").await, Ok(Claim::Busy)));
+        assert!(start.elapsed() >= BUSY);
     }
 
     #[tokio::test]

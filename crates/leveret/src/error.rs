@@ -50,6 +50,19 @@ pub enum Error {
         /// Why not.
         source: BoxError,
     },
+    /// Dead letters did not come, or their connection was lost. Those that are left are where they
+    /// were.
+    #[error("the dead letters in {queue:?}: {text}; of {count} so far {done} were taken out")]
+    Stalled {
+        /// Where they are.
+        queue: String,
+        /// How many were taken out.
+        done: u64,
+        /// How many there were.
+        count: u64,
+        /// What happened.
+        text: &'static str,
+    },
     /// Something was said that makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -49,6 +49,21 @@ pub struct Agent {
     consumer: Consumer,
 }
 
+/// An agent that is being started: given up, or if that fails, it is not started any more.
+struct Starting<'a> {
+    agents: &'a Agents,
+    work: &'a Arc<Work>,
+    started: bool,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if !self.started {
+            self.agents.rest(self.work);
+        }
+    }
+}
+
 impl AgentBuilder<()> {
     pub(super) fn new(agents: &Agents, name: &str) -> Self {
         let settings = Settings {
@@ -181,6 +196,7 @@ impl<H: AgentHandler> AgentBuilder<H> {
         let since = agents.bus().inner.clock.milliseconds();
         let work = Arc::new(Work::new(name.clone(), settings.role.clone(), since));
         agents.remember(&name, Some(Arc::clone(&work)))?;
+        let mut starting = Starting { agents: &agents, work: &work, started: false };
         let slots = Arc::new(Semaphore::new(settings.concurrency.min(Semaphore::MAX_PERMITS)));
         let desk = Desk {
             agents: agents.clone(),
@@ -194,13 +210,10 @@ impl<H: AgentHandler> AgentBuilder<H> {
             .consumer(consumer)
             .exchange(exchange())
             .subjects([name.routing_key(), EVERYONE.to_owned()]);
-        match consumer.start().await {
-            Ok(consumer) => Ok(Agent { agents, work, consumer }),
-            Err(error) => {
-                agents.rest(&work);
-                Err(error)
-            }
-        }
+        let consumer = consumer.start().await?;
+        starting.started = true;
+        drop(starting);
+        Ok(Agent { agents, work, consumer })
     }
 }
 
@@ -221,6 +234,7 @@ impl Settings {
         });
         let mut consumer = consumer
             .ordered_by_key()
+            .key_from(super::note::conversation)
             .queue(|queue| self.inbox(queue))
             .prefetch(prefetch)
             // Whatever was fetched may be waiting for an answer.

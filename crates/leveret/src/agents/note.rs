@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::json;
+use crate::letter::Letter;
 use crate::message::{CodecError, Message, Payload};
 
 /// How many turns of a conversation are passed on: the first, and the last ones.
@@ -139,6 +140,16 @@ impl Message for Note {
     fn decode(payload: &Payload) -> Result<Self, CodecError> {
         json::decode(payload)
     }
+}
+
+/// The conversation of a note that somebody sent who knows nothing of headers.
+pub(super) fn conversation(letter: &Letter) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Belongs {
+        conversation: String,
+    }
+    let belongs: Belongs = json::decode(&letter.payload).ok()?;
+    Some(belongs.conversation).filter(|id| !id.is_empty())
 }
 
 impl<T: Into<Value>> From<T> for Note {

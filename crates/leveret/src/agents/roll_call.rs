@@ -111,7 +111,11 @@ impl Agents {
         inner.dispatch(target, false, None, letter).await?.await?;
         let mut present = Vec::new();
         while let Ok(Some(answer)) = timeout_at(deadline, expected.next()).await {
-            match json::decode::<Presence>(&answer.payload) {
+            let Ok(whole) = timeout_at(deadline, inner.whole(answer)).await else { break };
+            let presence = whole.and_then(|answer| {
+                json::decode::<Presence>(&answer.payload).map_err(Failure::permanent)
+            });
+            match presence {
                 Ok(presence) => present.push(presence),
                 Err(error) => tracing::warn!(%error, "an answer to a roll call cannot be read"),
             }

@@ -97,6 +97,7 @@ impl Course {
         }
         match dedup.claim(self.queue(), cx.id()).await {
             Ok(Claim::Done) => Err(Outcome::Done),
+            Ok(Claim::Busy) => Err(Outcome::Released),
             Ok(Claim::Ours(claim)) => Ok(Some(claim)),
             Err(error) => {
                 // Without the store nobody knows; the message waits with it.

@@ -99,11 +99,41 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
 
     async fn settle(&self, batch: Vec<Arc<Inbound>>) -> Vec<(Arc<Inbound>, Outcome)> {
         let mut settled = Vec::with_capacity(batch.len());
+        let open = self.open(batch, &mut settled).await;
+        let together = open.len() > 1 && self.handle(&open).await.is_ok();
+        for message in open {
+            let result = match together {
+                true => Ok(()),
+                false => self.handle(std::slice::from_ref(&message)).await,
+            };
+            let Open { cx, claim, .. } = message;
+            let outcome = match result {
+                Ok(()) => self.course.done(claim).await,
+                Err(failure) => {
+                    drop(claim);
+                    self.course.fail(&cx.inbound, failure).await
+                }
+            };
+            settled.push((Arc::clone(&cx.inbound), outcome));
+        }
+        settled
+    }
+
+    /// Makes messages ready to be handled. Those that are not to be are settled.
+    async fn open(
+        &self,
+        mut batch: Vec<Arc<Inbound>>,
+        settled: &mut Vec<(Arc<Inbound>, Outcome)>,
+    ) -> Vec<Open> {
         let mut open: Vec<Open> = Vec::with_capacity(batch.len());
+        let dedup = self.course.policy.dedup.is_some();
+        if dedup {
+            batch.sort_by(|one, other| one.letter.id.cmp(&other.letter.id));
+        }
         for inbound in batch {
             // The same message twice in a batch would wait for itself.
             let twice = |it: &Open| !it.cx.id().is_empty() && it.cx.id() == inbound.letter.id;
-            if self.course.policy.dedup.is_some() && open.iter().any(twice) {
+            if dedup && open.iter().any(twice) {
                 settled.push((inbound, Outcome::Released));
                 continue;
             }
@@ -124,23 +154,11 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
                 }
             }
         }
-        let together = open.len() > 1 && self.handle(&open).await.is_ok();
-        for message in open {
-            let result = match together {
-                true => Ok(()),
-                false => self.handle(std::slice::from_ref(&message)).await,
-            };
-            let Open { cx, claim, .. } = message;
-            let outcome = match result {
-                Ok(()) => self.course.done(claim).await,
-                Err(failure) => {
-                    drop(claim);
-                    self.course.fail(&cx.inbound, failure).await
-                }
-            };
-            settled.push((Arc::clone(&cx.inbound), outcome));
+        if dedup {
+            // They are handled in the order in which they came.
+            open.sort_by_key(|it| (it.cx.inbound.token.epoch, it.cx.inbound.token.tag));
         }
-        settled
+        open
     }
 
     async fn handle(&self, batch: &[Open]) -> Result<(), Failure> {

@@ -249,7 +249,7 @@ mod tests {
 
     async fn handle(dedup: &Dedup, queue: &str, id: &str) -> bool {
         match dedup.claim(queue, id).await.unwrap() {
-            Claim::Done => false,
+            Claim::Done | Claim::Busy => false,
             Claim::Ours(ours) => {
                 ours.done().await.unwrap();
                 true
@@ -345,7 +345,7 @@ mod tests {
                             Ok(()) => println!("handled {id}"),
                             Err(error) => println!("failed {error}"),
                         },
-                        Ok(Claim::Done) => println!("failed: {id} is not new"),
+                        Ok(Claim::Done | Claim::Busy) => println!("failed: {id} is not new"),
                         Err(error) => println!("failed {error}"),
                     }
                 }

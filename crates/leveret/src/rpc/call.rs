@@ -156,7 +156,7 @@ impl Inner {
         let mut asking =
             Asking { inner: self, deadline: Instant::now() + within, question, taken: false };
         asking.question.letter.headers.set(DEADLINE, self.clock.after(within).to_string());
-        let asked = timeout_at(asking.deadline, asking.answer()).await;
+        let asked = timeout_at(asking.deadline, asking.whole_answer()).await;
         let taken = asking.taken;
         let answer =
             asked.unwrap_or_else(|_| Err(CallError::Timeout { service, within, taken }))?;
@@ -177,6 +177,15 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// The answer with its body, wherever that is.
+    async fn whole_answer(&mut self) -> Result<Letter, CallError> {
+        let answer = self.answer().await?;
+        self.inner.whole(answer).await.map_err(|failure| CallError::Codec {
+            service: self.question.service.clone(),
+            source: CodecError::Other(failure.to_string()),
+        })
+    }
+
     async fn answer(&mut self) -> Result<Letter, CallError> {
         let replies = self.inner.replies().await?;
         let letter = &mut self.question.letter;

@@ -238,9 +238,26 @@ async fn names_are_checked(bus: Bus) {
     agents.register("Agent A", "").await.unwrap();
     assert!(matches!(agents.register("agent a", "").await, Err(Error::Invalid(_))));
     let agent = listener(&agents, "Agent A").await;
-    let again = agents.agent("Agent A").on(async |_: Note, _: AgentCx| Ok(())).start().await;
+    let nothing = async |_: Note, _: AgentCx| Ok(());
+    let again = agents.agent("Agent A").on(nothing).start().await;
     assert!(matches!(again, Err(Error::Invalid(_))), "{again:?}");
     drop(agent);
+    // A start that was given up, however far it had come, is no start.
+    for polls in 0..20 {
+        let gone = async {
+            for _ in 0..polls {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            started = agents.agent("Agent B").on(nothing).start() => {
+                started.unwrap().stop(Duration::ZERO).await;
+            }
+            () = gone => {}
+        }
+    }
+    agents.agent("Agent B").on(nothing).start().await.unwrap();
     bus.close().await;
 }
 

@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use leveret::object_store::memory::InMemory;
 use leveret::object_store::{ObjectStore, ObjectStoreExt};
 use leveret::{
-    Bus, ClaimCheck, Cx, Error, Filter, PublishError, Queue, Raw, Retry, Text, Topology,
+    AgentCx, Bus, ClaimCheck, Cx, Error, Filter, Note, PublishError, Queue, Raw, Retry, Text,
+    Topology,
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
@@ -172,5 +173,24 @@ async fn a_store_that_fails_is_told_of_and_nothing_is_sent() {
     let text = ClaimCheck::in_directory(&directory).unwrap_err();
     assert!(matches!(text, Error::Store { .. }), "{text}");
     bus.send("films", &Text::from("small")).await.unwrap();
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_answers_reach_who_asked() {
+    let store = ClaimCheck::new(InMemory::new(), "bodies").above(10);
+    let bus = bus("memory:", store.clone()).await;
+    let answer = async |Raw(body): Raw, _: Cx| Ok(Raw([body.clone(), body].concat().into()));
+    bus.serve::<Raw, Raw, _>("double", answer).start().await.unwrap();
+    let Raw(answer) = bus.call("double", &body(200)).await.unwrap();
+    assert_eq!(answer, [body(200).0, body(200).0].concat());
+
+    let agents = bus.agents();
+    let echo = async |note: Note, cx: AgentCx| Ok(cx.reply(note.content).await?);
+    agents.agent("Echo").role("says it again").on(echo).start().await.unwrap();
+    let said = "a word ".repeat(100);
+    assert_eq!(agents.ask::<String>("Echo", said.as_str()).await.unwrap(), said);
+    let present = agents.roll_call(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(present[0].role, "says it again");
     bus.close().await;
 }

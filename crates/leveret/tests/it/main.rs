@@ -6,6 +6,8 @@ mod agents;
 #[cfg(test)]
 mod basics;
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod chance;
 #[cfg(test)]
 mod claim_check;
@@ -13,6 +15,8 @@ mod claim_check;
 mod conformance;
 #[cfg(test)]
 mod database;
+#[cfg(test)]
+mod dead_letters;
 #[cfg(test)]
 mod dedup_file;
 #[cfg(test)]

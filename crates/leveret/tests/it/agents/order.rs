@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leveret::{AgentCx, Bus, Note};
-use serde_json::Value;
+use leveret::{AgentCx, Bus, Json, Note};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{Place, on_every_transport, until, within};
@@ -72,6 +72,21 @@ async fn conversations_keep_their_order_side_by_side(bus: Bus) {
     bus.close().await;
 }
 
+/// Whoever writes JSON and knows nothing of headers.
+async fn what_others_say_keeps_its_order_too(bus: Bus) {
+    let (agents, log) = (bus.agents(), Arc::new(Log::default()));
+    agents.agent("Clerk").concurrency(4).on(logging(&log)).start().await.unwrap();
+    for number in 0..20_u64 {
+        for conversation in 0..5 {
+            let note = json!({"content": number, "conversation": format!("c{conversation}")});
+            bus.send("agent_clerk_queue", &Json(note)).await.unwrap();
+        }
+    }
+    until(async || log.count() == 100).await;
+    log.check();
+    bus.close().await;
+}
+
 async fn who_waits_for_an_answer_keeps_nobody_waiting(bus: Bus) {
     let agents = bus.agents();
     let slow = async |_: Note, cx: AgentCx| {
@@ -109,6 +124,7 @@ async fn who_waits_for_an_answer_keeps_nobody_waiting(bus: Bus) {
 
 on_every_transport!(
     conversations_keep_their_order_side_by_side,
+    what_others_say_keeps_its_order_too,
     who_waits_for_an_answer_keeps_nobody_waiting,
 );
 
