@@ -211,7 +211,7 @@ impl Engine {
     /// Routes a dead letter. Where nothing takes it, it is gone.
     fn send(&mut self, letter: &Letter, content: &Content, index: u32, step: &mut Step<'_>) {
         let keys: Vec<&[u8]> = letter.keys.iter().map(Vec::as_slice).collect();
-        let DeadLetter { vhost, exchange, .. } = &*letter.dying.letter;
+        let DeadLetter { vhost, exchange, at_least_once, .. } = &*letter.dying.letter;
         let address = Address {
             vhost: *vhost,
             exchange: exchange.as_bytes(),
@@ -231,7 +231,11 @@ impl Engine {
             messages: index..index + 1,
             holder: None,
             mandatory: false,
-            demands: Demands { priority: priority(address.properties), ttl: None },
+            demands: Demands {
+                priority: priority(address.properties),
+                place: *at_least_once,
+                ttl: None,
+            },
         };
         self.enqueue(&publication, &queues, step);
     }

@@ -31,6 +31,8 @@ pub(crate) struct Demands {
     /// How long it may wait, in milliseconds.
     pub(crate) ttl: Option<u64>,
     pub(crate) priority: u8,
+    /// A place also where there is none, since nobody is there to be refused.
+    pub(crate) place: bool,
 }
 
 impl Engine {
@@ -266,6 +268,9 @@ impl Engine {
     ) -> bool {
         let content = &publication.content;
         let body = content.chunk.body_len(message) as u64;
+        if publication.demands.place {
+            return true;
+        }
         // As in RabbitMQ, a quorum queue has always room for dead letters.
         let letter = publication.holder.is_none();
         let full = |engine: &Engine| {

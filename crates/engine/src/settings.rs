@@ -63,6 +63,8 @@ pub(crate) struct DeadLetter {
     pub(crate) exchange: ShortString,
     /// Instead of the routing keys that a message came with.
     pub(crate) routing_key: Option<ShortString>,
+    /// None may be lost: a queue that refuses what is too much takes them all the same.
+    pub(crate) at_least_once: bool,
 }
 
 /// An argument that some type of queue knows.
@@ -175,7 +177,10 @@ impl Settings {
         let short = |bytes: &[u8]| ShortString::try_from(bytes).ok();
         let dead_letter = text("x-dead-letter-exchange").and_then(short).map(|exchange| {
             let routing_key = text("x-dead-letter-routing-key").and_then(short);
-            Arc::new(DeadLetter { vhost, queue: name.clone(), exchange, routing_key })
+            let strategy = text("x-dead-letter-strategy");
+            let at_least_once = kind == Kind::Quorum && strategy == Some(b"at-least-once");
+            let queue = name.clone();
+            Arc::new(DeadLetter { vhost, queue, exchange, routing_key, at_least_once })
         });
         let delivery_limit = match arguments.get("x-delivery-limit") {
             Some(limit) => limit.as_integer().map_or(Some(DELIVERY_LIMIT), |limit| {

@@ -30,6 +30,7 @@ impl Engine {
         let demands = Demands {
             ttl: time_to_live(&properties),
             priority: properties.priority.unwrap_or_default(),
+            place: false,
         };
         let mut keys = vec![message.routing_key().to_vec()];
         let mut changed = false;

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::connect;
 use crate::consume::{BatchHandler, Batches, ConsumerBuilder, ConsumerShared, Each, Handler};
 use crate::dead_letters::DeadLetters;
+use crate::delays::Delays;
 use crate::describe::Catalog;
 use crate::error::{ConnectError, Error, Result, TopologyError};
 use crate::health::Health;
@@ -62,7 +63,9 @@ pub(crate) struct Inner {
     pub(crate) replies: OnceCell<Replies>,
     /// What was published, for tests: on `memory:` alone.
     pub(crate) recorder: Option<Recorder>,
-    /// Exchanges and delays that were declared for publishing.
+    /// What was declared for messages that were put off when they were published.
+    pub(crate) delays: Delays,
+    /// Exchanges that were declared for publishing.
     ensured: Mutex<HashSet<Cow<'static, str>>>,
     consumers: Mutex<Vec<Arc<ConsumerShared>>>,
 }
@@ -353,11 +356,12 @@ impl BusBuilder {
             names,
             window: Window::new(self.window_messages, self.window_bytes, self.confirm_timeout),
             large_bodies: self.large_bodies,
-            clock: Clock::new(),
+            clock: if in_memory { Clock::of_runtime() } else { Clock::Wall },
             counters: Arc::default(),
             catalog,
             replies: OnceCell::new(),
             recorder: in_memory.then(Recorder::default),
+            delays: Delays::default(),
             ensured: Mutex::default(),
             consumers: Mutex::default(),
         };

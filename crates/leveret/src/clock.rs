@@ -1,28 +1,33 @@
-//! The time on the wall, by the runtime's clock: where that stands still, as in tests, so does
-//! this.
+//! The time on the wall, for what other programs read, or this one when it has started again.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    start: Instant,
-    origin: Duration,
+pub(crate) enum Clock {
+    /// The machine's. It goes on while the machine sleeps, and somebody may put it right.
+    Wall,
+    /// The runtime's, from that time on: where it stands still, as in tests, so does this.
+    Runtime { start: Instant, origin: Duration },
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
-        let origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// That of `memory:`.
+    pub(crate) fn of_runtime() -> Self {
+        let origin = wall();
         // Whole milliseconds, so that an instant made from some is not before them.
         let origin = Duration::from_secs(origin.as_secs())
             + Duration::from_millis(origin.subsec_millis().into());
-        Clock { start: Instant::now(), origin }
+        Clock::Runtime { start: Instant::now(), origin }
     }
 
     /// Since 1970.
     pub(crate) fn now(&self) -> Duration {
-        self.origin + self.start.elapsed()
+        match self {
+            Clock::Wall => wall(),
+            Clock::Runtime { start, origin } => *origin + start.elapsed(),
+        }
     }
 
     /// Milliseconds since 1970.
@@ -36,14 +41,39 @@ impl Clock {
         u64::try_from(then.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// When it is or was so many milliseconds since 1970.
+    /// When it will be so many milliseconds since 1970; now, if it has been.
     #[cfg(feature = "embedded")]
     pub(crate) fn instant(&self, milliseconds: u64) -> Instant {
-        self.start + Duration::from_millis(milliseconds).saturating_sub(self.origin)
+        let left = Duration::from_millis(milliseconds).saturating_sub(self.now());
+        Instant::now() + left
     }
 
     /// How long it is until then; nothing if it has been.
     pub(crate) fn until(&self, time: SystemTime) -> Duration {
         time.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(self.now())
+    }
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wall_goes_on_where_the_runtime_stands_still_as_in_a_machine_that_sleeps() {
+        let (wall, runtime) = (Clock::Wall, Clock::of_runtime());
+        let (before, still) = (wall.now(), runtime.now());
+        std::thread::sleep(PAUSE);
+        assert!(wall.now() >= before + PAUSE);
+        assert!(wall.until(UNIX_EPOCH + before + PAUSE).is_zero());
+        assert_eq!(runtime.now(), still);
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(runtime.now(), still + PAUSE);
+        assert!(wall.now() < before + Duration::from_secs(3_600));
     }
 }

@@ -70,6 +70,7 @@ mod consume;
 mod cx;
 mod dead_letters;
 mod dedup;
+mod delays;
 mod describe;
 mod error;
 mod failure;

@@ -16,7 +16,7 @@ use crate::describe::Traffic;
 use crate::error::PublishError;
 use crate::letter::Letter;
 use crate::message::Message;
-use crate::topology::{DelayTarget, Exchange, Topology};
+use crate::topology::{DelayTarget, Exchange};
 use crate::transport::{BoxFuture, Done, Outgoing, Target};
 
 /// A message to be published. Nothing happens before it is awaited, or [`Publish::pipelined`] is.
@@ -321,13 +321,7 @@ impl Inner {
             Target::Subject { exchange, .. } => DelayTarget::Exchange(exchange.to_string()),
             Target::Queue(queue) => DelayTarget::Queue(queue.clone()),
         };
-        // By powers of two, so that not every delay is declared anew.
-        let longest = Duration::from_millis(
-            u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1).next_power_of_two(),
-        );
-        let name = format!("delay {} {to:?}", longest.as_millis());
-        let topology = || Topology::new().delay(to, longest);
-        Ok(self.ensure_once(name.into(), topology).await?)
+        Ok(self.delays.ensure(&*self.transport, to, delay).await?)
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Delay {
 }
 
 /// Where messages go when they have been put off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DelayTarget {
     /// To this exchange, with the subject they had.
     Exchange(String),

@@ -35,6 +35,9 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Declares, now and at each connect from now on.
     fn ensure(&self, topology: Topology) -> BoxFuture<'_, Result<(), TopologyError>>;
 
+    /// Declares, for now: who needs it after the next connect declares it again.
+    fn declare(&self, topology: Topology) -> BoxFuture<'_, Result<(), TopologyError>>;
+
     /// Sends a message, as often as it takes. [`Outgoing::done`] is told what came of it.
     fn send(&self, outgoing: Outgoing);
 

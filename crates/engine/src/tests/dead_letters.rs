@@ -457,3 +457,21 @@ fn an_expiration_is_told_as_the_number_it_is() {
         assert_eq!(*value, "70000".into());
     }
 }
+
+#[test]
+fn a_full_queue_takes_what_must_not_be_lost() {
+    let mut world = World::new();
+    let full = [("x-max-length", 1.into()), ("x-overflow", "reject-publish".into())];
+    world.asks(1, queue_with("full", &full));
+    let mut arguments = dead_to("full").to_vec();
+    arguments.push(("x-queue-type", "quorum".into()));
+    world.asks(1, queue_with("loses", &arguments));
+    arguments.push(("x-dead-letter-strategy", "at-least-once".into()));
+    world.asks(1, queue_with("keeps", &arguments));
+    world.publish("", "full", &["first"]);
+    for queue in ["loses", "keeps"] {
+        world.publish("", queue, &[queue]);
+        reject(&mut world, queue);
+    }
+    assert_eq!(world.bodies("full"), ["first", "keeps"]);
+}

@@ -64,7 +64,10 @@ impl Dedup {
     /// # Errors
     /// [`Error::Store`] if the file is in use, cannot be opened, or is something else.
     pub async fn in_file(path: impl Into<PathBuf>, keep: Duration) -> Result<Dedup> {
-        let path = path.into();
+        Dedup::in_file_by(Clock::Wall, path.into(), keep).await
+    }
+
+    async fn in_file_by(clock: Clock, path: PathBuf, keep: Duration) -> Result<Dedup> {
         let opened = {
             let path = path.clone();
             blocking(move || open(&path)).await
@@ -72,7 +75,7 @@ impl Dedup {
         let what = || format!("the file {path:?} for what was handled");
         let database = opened.map_err(|source| Error::Store { what: what(), source })?;
         let database = RwLock::new(Some(database));
-        let shared = Arc::new(Shared { path, keep, clock: Clock::new(), database });
+        let shared = Arc::new(Shared { path, keep, clock, database });
         let (writer, inserts) = mpsc::channel(BATCH_MAX);
         tokio::spawn(write(Arc::downgrade(&shared), inserts, keep));
         Ok(Dedup::new(File { shared, writer }))
@@ -260,7 +263,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_queue_has_a_memory_of_its_own_that_fades() {
         let folder = tempfile::tempdir().unwrap();
-        let dedup = Dedup::in_file(folder.path().join("handled"), HOUR).await.unwrap();
+        let path = folder.path().join("handled");
+        let dedup = Dedup::in_file_by(Clock::of_runtime(), path, HOUR).await.unwrap();
         assert!(handle(&dedup, "billing", "a").await);
         assert!(handle(&dedup, "shipping", "a").await);
         assert!(!handle(&dedup, "billing", "a").await);
@@ -279,7 +283,8 @@ mod tests {
     async fn what_is_forgotten_makes_room() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("handled");
-        let dedup = Dedup::in_file(&path, HOUR).await.unwrap();
+        let clock = Clock::of_runtime();
+        let dedup = Dedup::in_file_by(clock, path.clone(), HOUR).await.unwrap();
         let mut sizes = Vec::new();
         for round in 0..6 {
             let ids: Vec<String> = (0..2_000).map(|n| format!("{round}-{n}")).collect();

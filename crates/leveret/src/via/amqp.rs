@@ -81,6 +81,20 @@ impl Amqp {
         self
     }
 
+    /// Declares, on whatever connection lasts long enough.
+    async fn declare_now(&self, topology: &Topology) -> Result<(), TopologyError> {
+        loop {
+            let connection = self.consuming.connection(self.within).await?;
+            match self.declared.declare_now(&connection, topology).await {
+                // It was lost meanwhile; there will be another one.
+                Err(TopologyError::Connect(_)) if connection.error().is_some() => {
+                    self.consuming.lost(&connection).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn unreachable(&self, text: String) -> ConnectError {
         let address = self.consuming.status().borrow().address.clone();
         ConnectError::Unreachable { address, within: self.within, text }
@@ -129,17 +143,14 @@ impl Transport for Amqp {
 
     fn ensure(&self, topology: Topology) -> BoxFuture<'_, Result<(), TopologyError>> {
         Box::pin(async move {
-            loop {
-                let connection = self.consuming.connection(self.within).await?;
-                match self.declared.ensure(&connection, topology.clone()).await {
-                    // It was lost meanwhile; there will be another one.
-                    Err(TopologyError::Connect(_)) if connection.error().is_some() => {
-                        self.consuming.lost(&connection).await;
-                    }
-                    done => return done,
-                }
-            }
+            self.declare_now(&topology).await?;
+            self.declared.remember(&topology);
+            Ok(())
         })
+    }
+
+    fn declare(&self, topology: Topology) -> BoxFuture<'_, Result<(), TopologyError>> {
+        Box::pin(async move { self.declare_now(&topology).await })
     }
 
     fn send(&self, outgoing: Outgoing) {

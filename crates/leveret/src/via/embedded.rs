@@ -58,7 +58,7 @@ pub(crate) async fn open(
 /// The broker without a disk, by the runtime's clock.
 pub(crate) fn in_memory(within: Duration) -> Result<Arc<dyn Transport>, ConnectError> {
     let (user, login) = user()?;
-    let clock = Clock::new();
+    let clock = Clock::of_runtime();
     let now = move || Time(clock.milliseconds());
     let (broker, ticker) = Broker::in_memory(vec![user], MEMORY_BYTES, now)
         .map_err(|error| ConnectError::Embedded(error.to_string()))?;

@@ -8,6 +8,7 @@ mod deletions;
 mod logins;
 mod networks;
 mod restarts;
+mod undeliverable;
 
 /// How often everything is done.
 fn rounds() -> u64 {

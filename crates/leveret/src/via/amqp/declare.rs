@@ -78,17 +78,20 @@ impl Declared {
         self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Declares, and remembers what was declared.
-    pub(crate) async fn ensure(
+    /// Declares, for now.
+    pub(crate) async fn declare_now(
         &self,
         connection: &Connection,
-        topology: Topology,
+        topology: &Topology,
     ) -> Result<(), TopologyError> {
-        let steps = steps(&topology, self.kind)?;
+        let steps = steps(topology, self.kind)?;
         let declared = self.declare(connection, &steps).await;
-        declared.map_err(|(index, error)| explain(&steps[index].what, &error))?;
-        self.lock().merge(&topology);
-        Ok(())
+        declared.map_err(|(index, error)| explain(&steps[index].what, &error))
+    }
+
+    /// Will declare that again at each connect.
+    pub(crate) fn remember(&self, topology: &Topology) {
+        self.lock().merge(topology);
     }
 
     /// Declares everything again. What the broker refuses is left out: who needs it will be told.

@@ -8,12 +8,20 @@
 //! takes as many hops as its delay has bits: delays of the toolkit's own making have few.
 //!
 //! The queues are quorum queues that dead-letter at least once, or a broker's crash in the middle
-//! of a hop would lose the message.
+//! of a hop would lose the message. RabbitMQ keeps a message of such a queue that it cannot route,
+//! or that a full queue refuses, tries again every three minutes, and takes on nothing else when it
+//! has 32 of them. What all share must therefore be rid of each message at once:
+//!
+//! - The last hop of each target is from a gate, a queue of the target's own: those who wait for a
+//!   full queue wait there, and hold up nobody else.
+//! - What finds no way, as a queue or a gate was deleted, goes to [`UNDELIVERED`].
+//! - Whether an exchange finds anybody for an event cannot be known before it. So each event goes
+//!   to [`EVENTS`] as well, which takes all and keeps the last of them.
 
 use std::time::Duration;
 
 use leveret_client::method::*;
-use leveret_client::model::{FieldTable, ShortString};
+use leveret_client::model::{FieldTable, FieldValue, ShortString};
 
 use super::declare::{Step, name};
 use crate::error::TopologyError;
@@ -26,8 +34,21 @@ const LOWEST: u32 = 4;
 const HIGHEST: u32 = 35;
 /// What the exchange and the queue of a level are called, with its number behind.
 const LEVEL: &str = "leveret.delay.";
-/// The exchange behind the lowest level.
+/// The exchange behind the lowest level: to the gates.
 const OUT: &str = "leveret.delay.out";
+/// The exchange behind the gates: to the targets.
+const LAST: &str = "leveret.delay.last";
+/// The exchange for what finds no way, and the queue where it stays.
+const UNDELIVERED: &str = "leveret.undelivered";
+/// How often somebody may look at a message there: a quorum queue counts.
+const LOOKS_MAX: i64 = 1_000_000;
+/// The queue with a copy of the last events that were put off.
+const EVENTS: &str = "leveret.delayed-events";
+/// How many of them it has, and of how many bytes.
+const EVENTS_MAX: i64 = 1_000;
+const EVENTS_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// How long it has them.
+const EVENTS_TTL: Duration = Duration::from_secs(24 * 3_600);
 /// The header that says where a message goes.
 const TO: &str = "leveret-delay-to";
 
@@ -63,6 +84,14 @@ fn to(target: &DelayTarget) -> String {
     }
 }
 
+/// The queue that messages for a target wait in when it is full.
+fn gate(target: &DelayTarget) -> String {
+    match target {
+        DelayTarget::Exchange(exchange) => format!("{LEVEL}exchange.{exchange}"),
+        DelayTarget::Queue(queue) => format!("{LEVEL}queue.{queue}"),
+    }
+}
+
 /// The exchange that a message so delayed is published to, and the headers it carries.
 pub(crate) fn address(delay: Duration, target: &DelayTarget) -> (String, FieldTable) {
     let (steps, highest) = steps(delay);
@@ -86,24 +115,54 @@ pub(crate) fn declarations(delays: &[Delay]) -> Result<Vec<Step>, TopologyError>
     let Some(highest) = delays.iter().map(|delay| steps(delay.longest).1).max() else {
         return Ok(Vec::new());
     };
-    let mut declared = vec![exchange(OUT)?];
+    let mut declared = ways_out()?;
     for number in LOWEST..=highest {
-        let lower = if number == LOWEST { OUT.to_owned() } else { level(number - 1) };
-        declared.push(exchange(&level(number))?);
-        declared.push(queue(number, &lower)?);
-        declared.push(Step::bind_queue(&level(number), &level(number), "", when(number, true))?);
-        declared.push(Step::bind_exchange(&level(number), &lower, when(number, false))?);
+        let (name, lower) = (level(number), level(number - 1));
+        let lower = if number == LOWEST { OUT } else { &lower };
+        declared.push(exchange(&name, "headers", None)?);
+        declared.push(hop(&name, 1 << number, lower)?);
+        declared.push(Step::bind_queue(&name, &name, "", when(number, true))?);
+        declared.push(Step::bind_exchange(&name, lower, when(number, false))?);
     }
-    for delay in delays {
-        let mut arguments = FieldTable::new();
-        arguments.insert(ShortString::from_static("x-match"), "all");
-        arguments.insert(ShortString::from_static(TO), to(&delay.target));
-        declared.push(match &delay.target {
-            DelayTarget::Exchange(exchange) => Step::bind_exchange(OUT, exchange, arguments)?,
-            DelayTarget::Queue(queue) => Step::bind_queue(OUT, queue, "", arguments)?,
-        });
+    for Delay { target, .. } in delays {
+        let only = || {
+            let mut arguments = FieldTable::new();
+            arguments.insert(ShortString::from_static("x-match"), "all");
+            arguments.insert(ShortString::from_static(TO), to(target));
+            arguments
+        };
+        // The target first: there is no gate to what is not there.
+        match target {
+            DelayTarget::Exchange(exchange) => {
+                declared.push(Step::bind_exchange(LAST, exchange, only())?);
+                declared.push(Step::bind_queue(LAST, EVENTS, "", only())?);
+            }
+            DelayTarget::Queue(queue) => {
+                declared.push(Step::bind_queue(LAST, queue, "", only())?);
+            }
+        }
+        let gate = gate(target);
+        declared.push(hop(&gate, 1, LAST)?);
+        declared.push(Step::bind_queue(OUT, &gate, "", only())?);
     }
     Ok(declared)
+}
+
+/// What is behind the levels.
+fn ways_out() -> Result<Vec<Step>, TopologyError> {
+    let events = [
+        ("x-max-length", EVENTS_MAX),
+        ("x-max-length-bytes", EVENTS_BYTES_MAX),
+        ("x-message-ttl", EVENTS_TTL.as_millis() as i64),
+    ];
+    Ok(vec![
+        exchange(UNDELIVERED, "fanout", None)?,
+        queue(UNDELIVERED, table([("x-delivery-limit", LOOKS_MAX)]))?,
+        Step::bind_queue(UNDELIVERED, UNDELIVERED, "", FieldTable::new())?,
+        queue(EVENTS, table(events))?,
+        exchange(OUT, "headers", Some(UNDELIVERED))?,
+        exchange(LAST, "headers", Some(UNDELIVERED))?,
+    ])
 }
 
 fn when(level: u32, set: bool) -> FieldTable {
@@ -113,35 +172,49 @@ fn when(level: u32, set: bool) -> FieldTable {
     arguments
 }
 
-fn exchange(text: &str) -> Result<Step, TopologyError> {
+fn exchange(
+    text: &str,
+    kind: &'static str,
+    alternate: Option<&str>,
+) -> Result<Step, TopologyError> {
     let declare = ExchangeDeclare {
         exchange: name("exchange", text)?,
-        kind: ShortString::from_static("headers"),
+        kind: ShortString::from_static(kind),
         durable: true,
+        arguments: table(alternate.map(|alternate| ("alternate-exchange", alternate))),
         ..Default::default()
     };
     Ok(Step::new(format!("exchange {text:?}"), declare))
 }
 
-fn queue(number: u32, lower: &str) -> Result<Step, TopologyError> {
-    let mut arguments = FieldTable::new();
-    for (key, value) in [
-        ("x-queue-type", "quorum"),
-        ("x-dead-letter-exchange", lower),
+/// A queue whose messages go on to that exchange after so many milliseconds.
+fn hop(text: &str, milliseconds: i64, next: &str) -> Result<Step, TopologyError> {
+    let mut arguments = table([
+        ("x-dead-letter-exchange", next),
         ("x-dead-letter-strategy", "at-least-once"),
         ("x-overflow", "reject-publish"),
-    ] {
-        arguments.insert(ShortString::from_static(key), value);
-    }
-    arguments.insert(ShortString::from_static("x-message-ttl"), 1_i64 << number);
-    let text = level(number);
+    ]);
+    arguments.insert(ShortString::from_static("x-message-ttl"), milliseconds);
+    queue(text, arguments)
+}
+
+fn queue(text: &str, mut arguments: FieldTable) -> Result<Step, TopologyError> {
+    arguments.insert(ShortString::from_static("x-queue-type"), "quorum");
     let declare = QueueDeclare {
-        queue: name("queue", &text)?,
+        queue: name("queue", text)?,
         durable: true,
         arguments,
         ..Default::default()
     };
     Ok(Step::new(format!("queue {text:?}"), declare))
+}
+
+fn table<V: Into<FieldValue>>(entries: impl IntoIterator<Item = (&'static str, V)>) -> FieldTable {
+    let mut table = FieldTable::new();
+    for (key, value) in entries {
+        table.insert(ShortString::from_static(key), value);
+    }
+    table
 }
 
 #[cfg(test)]
