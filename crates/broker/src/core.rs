@@ -167,6 +167,7 @@ impl Core {
             self.progress.appended(slot.position());
             self.packer.wake();
         }
+        self.engine.set_log_behind(self.progress.backlog() > LOG_BACKLOG_BYTES_MAX);
         let address = slot.as_ref().map_or_else(|| self.progress.end(), Slot::position);
         work(&mut self.engine, self.clock.now(), address, effects);
         let memory = self.engine.memory();

@@ -54,7 +54,7 @@ impl Merger {
     fn merge(&mut self, broker: &Arc<Shared>) -> Result<bool, PackError> {
         let mut uses = broker.combiner.with(|core| core.packs_to_merge());
         uses.retain(|it| !self.left_alone.contains(&it.pack));
-        let shares = self.shares(&uses)?;
+        let shares = self.shares(&uses);
         let chosen = choose(&shares, self.segment_bytes);
         if chosen.is_empty() {
             return Ok(false);
@@ -70,13 +70,23 @@ impl Merger {
         Ok(true)
     }
 
-    fn shares(&mut self, uses: &[PackUse]) -> Result<Vec<Share>, PackError> {
+    /// Of the packs whose sizes can be read.
+    fn shares(&mut self, uses: &[PackUse]) -> Vec<Share> {
         let known = std::mem::take(&mut self.sizes);
         let mut shares = Vec::with_capacity(uses.len());
         for &PackUse { pack, live, .. } in uses {
             let size = match known.get(&pack) {
                 Some(size) => *size,
-                None => self.packs.size(pack)?,
+                None => match self.packs.size(pack) {
+                    Ok(size) => size,
+                    // Its last message went meanwhile, or its disk is away.
+                    Err(error) if error.is_gone() => continue,
+                    Err(error) => {
+                        tracing::error!(pack = pack.0, %error, "a pack will not be merged");
+                        self.left_alone.insert(pack);
+                        continue;
+                    }
+                },
             };
             self.sizes.insert(pack, size);
             let PackSize { messages, bytes } = size;
@@ -84,7 +94,7 @@ impl Merger {
             let live = (share as u64).min(bytes);
             shares.push(Share { pack, live, dead: bytes - live });
         }
-        Ok(shares)
+        shares
     }
 }
 
@@ -100,10 +110,10 @@ fn choose(shares: &[Share], segment_bytes: u64) -> Vec<PackId> {
     let mut room = MERGED_SEGMENTS_MAX * segment_bytes;
     let fits = |share: &&&Share| {
         let fits = share.live <= room;
-        room = room.saturating_sub(share.live);
+        room -= if fits { share.live } else { 0 };
         fits
     };
-    half_dead.iter().take_while(fits).map(|share| share.pack).collect()
+    half_dead.iter().filter(fits).map(|share| share.pack).collect()
 }
 
 impl Core {
@@ -156,6 +166,13 @@ mod tests {
     fn what_is_mostly_alive_is_not_copied() {
         assert!(chosen(&[]).is_empty());
         assert!(chosen(&[(1, 31), (32, 0), (32, 0), (32, 0)]).is_empty());
+    }
+
+    #[test]
+    fn one_that_is_too_large_keeps_no_other_from_being_merged() {
+        let small = (1, 31);
+        assert_eq!(chosen(&[(129, 130), small, small, small]), [2, 3, 4]);
+        assert_eq!(chosen(&[small, (128, 130), small, small]), [1, 3, 4]);
     }
 
     #[test]

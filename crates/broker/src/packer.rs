@@ -101,10 +101,29 @@ fn next(
     spiller: &mut Spiller,
     merger: &mut Merger,
 ) -> Result<bool, PackError> {
-    Ok(pack_next(broker, packs)?
-        || spiller.spill_next(broker, packs)
-        || merger.merge_next(broker)?
-        || broker.combiner.with(Core::make_room))
+    let steps: [&mut dyn FnMut() -> Result<bool, PackError>; 4] = [
+        &mut || pack_next(broker, packs),
+        &mut || Ok(spiller.spill_next(broker, packs)),
+        &mut || merger.merge_next(broker),
+        &mut || Ok(broker.combiner.with(Core::make_room)),
+    ];
+    first_due(steps)
+}
+
+/// Takes steps up to the first that had something to do. One that fails keeps none of the others
+/// from what they do; the first error is what comes of it then.
+fn first_due<E>(
+    steps: impl IntoIterator<Item = impl FnMut() -> Result<bool, E>>,
+) -> Result<bool, E> {
+    let mut failed = None;
+    for mut step in steps {
+        match step() {
+            Ok(true) => return failed.map_or(Ok(true), Err),
+            Ok(false) => {}
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(false), Err)
 }
 
 /// Packs one segment, if one is due.
@@ -171,5 +190,25 @@ impl Core {
             self.turn(&mut Vec::new(), |_, _, _, _| {});
         }
         begins
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_fails_keeps_none_of_the_others_from_what_they_do() {
+        let taken = |results: &[Result<bool, u32>]| {
+            let mut count = 0;
+            let results = results.iter().copied();
+            let steps: Vec<_> = results.map(|result| move || result).collect();
+            let counted = steps.into_iter().inspect(|_| count += 1);
+            (first_due(counted), count)
+        };
+        assert_eq!(taken(&[Ok(false), Ok(false)]), (Ok(false), 2));
+        assert_eq!(taken(&[Ok(false), Ok(true), Err(1)]), (Ok(true), 2));
+        assert_eq!(taken(&[Err(1), Ok(false), Err(2), Ok(false)]), (Err(1), 4));
+        assert_eq!(taken(&[Err(1), Ok(true), Ok(true)]), (Err(1), 2));
     }
 }

@@ -218,6 +218,9 @@ impl World {
         if random.chance(0.1) {
             (faults.write_error, faults.sync_error) = (0.003, 0.003);
         }
+        if random.chance(0.1) {
+            faults.too_many_open = 0.2;
+        }
         self.disk.set_faults(faults);
         if self.random.chance(0.5) {
             self.disk.stop_after(Some(1 + self.random.below(300)));

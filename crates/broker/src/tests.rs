@@ -1,5 +1,6 @@
 //! The runtime with a real log, driven by threads as front doors would drive it.
 
+mod cold;
 mod in_memory;
 mod merging;
 mod room;

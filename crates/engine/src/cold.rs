@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use leveret_model::{PackId, Position, PositionSet, Time};
 
+use crate::packs::Packs;
 use crate::queue::{Entry, Head, Lane};
 
 /// Most messages loaded at a time.
@@ -32,6 +33,9 @@ pub(crate) struct Cold {
     count: u64,
     /// Messages are being loaded.
     pub(crate) loading: bool,
+    /// How many mentions of packs there had been in the log when the last of these was added, where
+    /// the log is replayed.
+    mentions: u64,
 }
 
 /// Messages of one queue and priority in one pack, those in memory included.
@@ -237,9 +241,11 @@ impl Cold {
     /// Takes out what the log says is settled, before anything is in memory.
     pub(crate) fn forget(&mut self, first: Position, count: u64) -> u64 {
         let end = Position(first.0.saturating_add(count));
-        let mut gone = 0;
+        let (mut gone, mut any_empty) = (0, false);
         let start = self.find(first).unwrap_or(0);
+        let mut visited = start..start;
         for extent in self.extents.range_mut(start..) {
+            visited.end += 1;
             let before = extent.live.len();
             while let Some(next) = extent.live.next(first).filter(|next| *next < end) {
                 extent.live.remove(next);
@@ -250,14 +256,27 @@ impl Cold {
                 let share = u128::from(extent.body_bytes) * u128::from(after) / u128::from(before);
                 extent.body_bytes = share as u64;
             }
+            any_empty |= after == 0;
             if extent.live.first().is_some_and(|first| first >= end) {
                 break;
             }
         }
-        if gone > 0 {
-            self.extents.retain(|extent| !extent.live.is_empty());
+        if any_empty {
+            // There may be very many others. Of these only the first and the last may stay.
+            let visited: Vec<Extent> = self.extents.drain(visited).collect();
+            for extent in visited.into_iter().rev().filter(|extent| !extent.live.is_empty()) {
+                self.extents.insert(start, extent);
+            }
         }
         gone
+    }
+
+    /// Takes out what the log has said anew since, where it is replayed: once for all packs that it
+    /// has mentioned in the meantime.
+    pub(crate) fn retain_current(&mut self, packs: &Packs) {
+        if std::mem::replace(&mut self.mentions, packs.mentions()) != packs.mentions() {
+            self.extents.retain(|extent| packs.mentioned(extent.pack) == Some(extent.mention));
+        }
     }
 
     /// Everything in the extents is cold.

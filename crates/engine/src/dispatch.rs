@@ -163,7 +163,7 @@ impl Engine {
         let outbound = session.outbound(step.session, step_number, step.effects);
         let chunk = outbound.chunk(entry.chunk, &self.chunks);
         outbound.bytes += entry.bytes as usize;
-        outbound.promise = promised;
+        outbound.promise = outbound.promise.max(promised);
         outbound.items.push(Item::Got {
             holder: number,
             redelivered,

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use leveret_model::limits::STEP_WORK_BYTES_MAX;
 use leveret_model::{FieldTable, Lsn, QueueId, SessionId, ShortString, Time};
 use rustc_hash::FxHashMap;
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -58,6 +59,8 @@ pub struct Engine {
     pub(crate) replayed: Option<Lsn>,
     /// Counts the steps.
     pub(crate) step: u64,
+    /// How much a step does of what nobody waits for, in bytes.
+    work: usize,
 }
 
 /// A consumer of one queue.
@@ -132,6 +135,7 @@ impl Engine {
             resumable: VecDeque::new(),
             replayed: None,
             step: 0,
+            work: STEP_WORK_BYTES_MAX,
         };
         predeclared(0).for_each(|exchange| engine.add_exchange(exchange));
         engine
@@ -173,7 +177,7 @@ impl Engine {
         // Held until the step ends: a message may be published and settled within it.
         self.chunks.retain(slot, 1);
         let content = Content { chunk, slot };
-        let mut step = Step::new(session, content, now, address, effects);
+        let mut step = Step::new(session, content, now, address, effects, self.work);
         self.meet_deadlines(&mut step);
         let mut commands = commands.into_iter();
         while let Some(command) = commands.next() {
@@ -197,6 +201,12 @@ impl Engine {
     /// no such size.
     pub fn set_memory_target(&mut self, bytes: usize) {
         self.memory_target = bytes;
+    }
+
+    /// Whether steps do nothing of what nobody waits for from now on: messages that are too old and
+    /// dead letters write much to the log, and nothing else would slow them down when it is behind.
+    pub fn set_log_behind(&mut self, behind: bool) {
+        self.work = if behind { 0 } else { STEP_WORK_BYTES_MAX };
     }
 
     /// Bytes that messages take: their content and what refers to it, in queues, on leases and in

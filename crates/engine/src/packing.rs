@@ -31,7 +31,7 @@ pub(crate) const WINDOW_BYTES: u64 = 64 * 1024;
 pub struct Survey {
     /// Positions by queue, in order.
     pub live: BTreeMap<QueueId, Vec<PositionSet>>,
-    /// How many bytes of content that is; what goes to several queues counts for each.
+    /// How many bytes of content that is; what goes to several queues counts once.
     pub bytes: u64,
 }
 
@@ -59,7 +59,8 @@ pub struct Loaded {
     pub load: Load,
     /// The positions of those that come, and how they came to be published.
     pub messages: Vec<(Position, Origin)>,
-    /// Whether the message after them cannot be read, and never will.
+    /// Whether the message after them is where it should be and cannot be read, and never will: it
+    /// is lost.
     pub damaged: bool,
 }
 
@@ -69,10 +70,14 @@ impl Engine {
     pub fn survey(&self, part: &Range<Lsn>) -> Survey {
         let mut survey = Survey::default();
         let mut positions: BTreeMap<QueueId, Vec<Position>> = BTreeMap::new();
+        let mut messages = Vec::new();
         self.visit(part, |id, entry| {
             positions.entry(id).or_default().push(entry.position);
-            survey.bytes += u64::from(entry.bytes) - OVERHEAD_BYTES as u64;
+            messages.push((entry.chunk, entry.message, entry.bytes - OVERHEAD_BYTES as u32));
         });
+        messages.sort_unstable();
+        messages.dedup();
+        survey.bytes = messages.iter().map(|(_, _, bytes)| u64::from(*bytes)).sum();
         for (id, mut positions) in positions {
             positions.sort_unstable();
             survey.live.insert(id, PositionSet::of_sorted(positions));
@@ -200,6 +205,17 @@ impl Engine {
             cold.loading = true;
             step.effects.loads.push(Load { queue: id, lane, durable, pack, runs, bytes_max });
         }
+    }
+
+    /// Whether the first of these messages is needed still, and this pack has it. If not, it may
+    /// be answered with nothing: what is needed instead is asked for then.
+    #[must_use]
+    pub fn needs(&self, load: &Load) -> bool {
+        let Some((first, _)) = load.runs.first() else { return false };
+        let queue = self.queues.get(&load.queue);
+        let lane = queue.and_then(|queue| queue.each_lane().nth(load.lane));
+        let mut colds = lane.into_iter().flat_map(Lane::colds);
+        colds.any(|cold| cold.first() == Some(*first) && cold.pack_of(*first) == Some(load.pack))
     }
 
     /// Messages that were asked for are there, or cannot be had.

@@ -67,6 +67,11 @@ impl Packs {
         self.held.get(&pack).map(|held| held.mention)
     }
 
+    /// How often the log has mentioned packs.
+    pub(crate) fn mentions(&self) -> u64 {
+        self.mentions
+    }
+
     /// So many live messages more.
     pub(crate) fn gain(&mut self, pack: PackId, count: u64) {
         if let Some(held) = self.held.get_mut(&pack) {

@@ -316,8 +316,7 @@ impl Engine {
         let lanes = queue.lanes();
         let lane = usize::from(extent.priority).min(lanes.len() - 1);
         let cold = lanes[lane].cold.get_or_insert_default();
-        // What was said of it before is out of date.
-        cold.extents.retain(|known| known.pack != extent.pack || known.mention == mention);
+        cold.retain_current(&self.chunks.packs);
         let all = Extent {
             pack: extent.pack,
             expires: extent.expires.unwrap_or(Time::NEVER),

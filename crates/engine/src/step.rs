@@ -3,7 +3,6 @@
 use std::mem;
 use std::sync::Arc;
 
-use leveret_model::limits::STEP_WORK_BYTES_MAX;
 use leveret_model::{Chunk, Lsn, Position, QueueId, SessionId, Time};
 
 use crate::chunks::Chunks;
@@ -48,9 +47,9 @@ impl<'a> Step<'a> {
         now: Time,
         address: Lsn,
         effects: &'a mut Effects,
+        work: usize,
     ) -> Self {
-        let (settled, work) = (Run::default(), STEP_WORK_BYTES_MAX);
-        Step { session, now, content, address, effects, settled, work }
+        Step { session, now, content, address, effects, settled: Run::default(), work }
     }
 
     /// Takes so many bytes from what the step may do of what nobody waits for; `false` when that

@@ -1,6 +1,7 @@
 //! The engine at its boundary: commands in, effects out.
 
 mod arguments;
+mod cold;
 mod consuming;
 mod dead_letters;
 mod declaring;

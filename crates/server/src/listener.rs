@@ -2,8 +2,10 @@
 
 use crate::net_threads::NetThreads;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -12,6 +14,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 const BACKLOG: u32 = 4096;
 /// How long to wait after a failed accept: without it, lack of descriptors would be a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many open files are kept for the broker's own: segments, packs and what it does with them.
+const DESCRIPTORS_KEPT: u64 = 256;
 
 /// Why a port cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +109,10 @@ fn no_ipv6(error: &io::Error) -> bool {
 /// descriptors must still be there when it has some.
 pub(crate) async fn accept(listener: &TcpListener, threads: &mut NetThreads) {
     let mut failing = false;
+    let end = descriptors_for_connections(getrlimit(Resource::Nofile).current);
     loop {
-        let accepted = listener.accept().await.and_then(|(stream, peer)| prepare(stream, peer));
+        let accepted = listener.accept().await;
+        let accepted = accepted.and_then(|(stream, peer)| prepare(stream, peer, end));
         match accepted {
             Ok((stream, peer)) => {
                 if std::mem::take(&mut failing) {
@@ -125,7 +132,21 @@ pub(crate) async fn accept(listener: &TcpListener, threads: &mut NetThreads) {
     }
 }
 
-fn prepare(stream: TcpStream, peer: SocketAddr) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+/// The descriptor from which on none is for a connection. The system gives the lowest that is free,
+/// so that those from there on stay with the broker, however many clients there are.
+fn descriptors_for_connections(limit: Option<u64>) -> u64 {
+    limit.map_or(u64::MAX, |limit| limit - DESCRIPTORS_KEPT.min(limit / 2))
+}
+
+/// Makes a connection ready that came with a descriptor below `end`; every other is closed.
+fn prepare(
+    stream: TcpStream,
+    peer: SocketAddr,
+    end: u64,
+) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    if u64::try_from(stream.as_raw_fd()).is_ok_and(|descriptor| descriptor >= end) {
+        return Err(io::Error::other("the limit of open files leaves no room for more"));
+    }
     // Gone already, perhaps: the first read will tell.
     let _ = stream.set_nodelay(true);
     // An IPv4 client of an IPv6 socket is ::ffff:a.b.c.d, which no rule for loopback knows.
@@ -135,7 +156,6 @@ fn prepare(stream: TcpStream, peer: SocketAddr) -> io::Result<(std::net::TcpStre
 
 /// Allows this process as many open files as the system lets it: each connection is one.
 pub(crate) fn raise_open_files_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if limit.current != limit.maximum
@@ -201,7 +221,14 @@ mod tests {
     #[test]
     fn the_limit_of_open_files_is_raised_to_what_is_allowed() {
         raise_open_files_limit();
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
+    }
+
+    #[test]
+    fn some_open_files_are_kept_for_the_broker() {
+        assert_eq!(descriptors_for_connections(None), u64::MAX);
+        assert_eq!(descriptors_for_connections(Some(1_024)), 1_024 - DESCRIPTORS_KEPT);
+        assert_eq!(descriptors_for_connections(Some(100)), 50);
     }
 }

@@ -96,8 +96,11 @@ impl Spares {
     /// A file to make a segment of, and its present name. Takes a prepared one, or makes one now,
     /// with its space allocated but not written.
     pub(crate) fn take(&self) -> io::Result<(Arc<dyn DiskFile>, PathBuf)> {
-        if let Some(path) = self.lock().pop() {
-            return Ok((self.disk.open(&path)?, path));
+        let ready = self.lock().pop();
+        if let Some(path) = ready {
+            // It stays ready if it cannot be opened now.
+            let opened = self.disk.open(&path).inspect_err(|_| self.lock().push(path.clone()));
+            return Ok((opened?, path));
         }
         let path = self.new_name("free");
         let file = self.disk.create(&path)?;
@@ -167,7 +170,7 @@ impl Spares {
                     tracing::warn!(%error, "cannot prepare the next log segment in {wal} yet");
                 }
                 // Whatever else it is, the commit thread will say so.
-                return !space::is_full(&error);
+                return !space::passes(&error);
             }
             *warned = false;
         }
@@ -188,12 +191,12 @@ impl Spares {
     fn become_pack(&self, packs: &Packs, segment: Sealed, pack: PackId) {
         let path = segment::path(&self.wal, segment.first);
         let rename = || -> io::Result<()> {
-            let file = self.disk.open(&path)?;
+            let file = self.space.open(|| self.disk.open(&path))?;
             file.set_len(segment.file_bytes())?;
             file.sync_all()?;
             self.disk.rename(&path, &packs.data_path(pack))?;
-            self.disk.sync_directory(packs.directory())?;
-            self.disk.sync_directory(&self.wal)
+            self.space.open(|| self.disk.sync_directory(packs.directory()))?;
+            self.space.open(|| self.disk.sync_directory(&self.wal))
         };
         let fatal = |error| self.disk.fatal("make a pack of log segment", &path, &error);
         rename().unwrap_or_else(fatal);
@@ -209,7 +212,7 @@ impl Spares {
             self.disk.rename(&path, &spare).map(|()| Some(spare))
         };
         let result = result.and_then(|spare| {
-            self.disk.sync_directory(&self.wal)?;
+            self.space.open(|| self.disk.sync_directory(&self.wal))?;
             Ok(spare)
         });
         let fatal = |error| self.disk.fatal("recycle log segment", &path, &error);

@@ -53,6 +53,8 @@ pub struct Faults {
     pub read_error: f64,
     /// That opening a file or listing a directory fails.
     pub open_error: f64,
+    /// That too many files are open for another one, or for syncing a directory.
+    pub too_many_open: f64,
     /// That a call takes up to half a minute.
     pub stall: f64,
     /// How large the files may be in all, in bytes; what is reserved counts.
@@ -264,6 +266,14 @@ impl State {
             Call::Write => self.faults.write_error,
             Call::Sync => self.faults.sync_error,
         })
+    }
+
+    /// Opens something, unless too many files are open.
+    fn may_open(&mut self) -> io::Result<()> {
+        match self.random.chance(self.faults.too_many_open) {
+            true => Err(rustix::io::Errno::MFILE.into()),
+            false => Ok(()),
+        }
     }
 
     /// Counts a mutating call. Returns whether the process is to stop there.

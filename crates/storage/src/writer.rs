@@ -93,7 +93,7 @@ impl Writer {
         let attempt = || self.try_begin(first);
         let begun = self.space.wait_for("begin a log segment", &self.wal, attempt);
         let segment = begun.ok_or(NoRoom)?;
-        let synced = self.disk.sync_directory(&self.wal);
+        let synced = self.space.open(|| self.disk.sync_directory(&self.wal));
         let fatal = |error| self.disk.fatal("sync log directory", &self.wal, &error);
         synced.unwrap_or_else(fatal);
         Ok(segment)

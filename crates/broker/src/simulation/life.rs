@@ -18,7 +18,7 @@ use crate::broker::Parts;
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::disk::Level;
-use crate::loader;
+use crate::loader::Loader;
 use crate::packer::pack_next;
 use crate::spill;
 use crate::{Broker, DiskOptions, OpenError, Options};
@@ -289,9 +289,14 @@ impl Life {
     }
 
     fn get(&mut self, world: &mut World) {
-        let queue = world.random.below(QUEUES.len() as u64) as usize;
-        self.consumer.gets.push_back(queue);
-        self.consumer.send(Operation::Get { queue: name(queue), no_ack: false });
+        // Several may come with one read.
+        let mut gets = Vec::new();
+        for _ in 0..1 + world.random.below(3) {
+            let queue = world.random.below(QUEUES.len() as u64) as usize;
+            self.consumer.gets.push_back(queue);
+            gets.push(Operation::Get { queue: name(queue), no_ack: false });
+        }
+        self.consumer.submit(gets, Chunk::default());
     }
 
     fn consume(&mut self, world: &mut World) {
@@ -326,9 +331,10 @@ impl Life {
     /// Brings what the engine needs from packs, as much as is asked for so far.
     fn bring(&mut self, world: &mut World, most: usize) {
         self.loads.extend(self.parts.wanted.try_iter());
+        let mut loader = Loader::new(Arc::downgrade(&self.parts.shared), self.parts.packs.clone());
         for _ in 0..self.loads.len().min(most) {
             let Some(load) = self.loads.pop_front() else { break };
-            match loader::bring(&Arc::downgrade(&self.parts.shared), &self.parts.packs, load) {
+            match loader.bring(load) {
                 Ok(whole) => {
                     world.truth.lost += u64::from(!whole);
                     count(&world.sights.loads, 1);

@@ -14,6 +14,8 @@ mod broker;
 mod dead;
 #[cfg(test)]
 mod describe;
+#[cfg(unix)]
+mod descriptors;
 mod examples;
 mod fixture;
 #[cfg(target_os = "linux")]

@@ -145,6 +145,8 @@ impl World {
         let mut messages = Vec::new();
         let positions = load.runs.iter().flat_map(|(first, count)| first.0..first.0 + count);
         let pack = self.packs.get(&load.pack);
+        // The files of a pack that is emptied are gone.
+        assert!(pack.is_some() || !self.engine.needs(&load), "nothing is needed of what is gone");
         for position in positions.map(Position).take(most) {
             let Some(pack) = pack else { break };
             let written = &pack.messages[&(load.queue, position)];
@@ -156,9 +158,7 @@ impl World {
             }
         }
         let (queue, brought) = (load.queue, messages.iter().map(|(at, _)| *at).collect());
-        // The files of a pack that is emptied are gone.
-        let damaged = pack.is_none();
-        self.step(0, chunk, vec![(0, loaded(load, messages, damaged))]);
+        self.step(0, chunk, vec![(0, loaded(load, messages, false))]);
         (queue, brought)
     }
 

@@ -38,6 +38,7 @@ impl SimulatedDisk {
 impl Disk for SimulatedDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.call(Call::Open, path, |state, fails| {
+            state.may_open()?;
             done_unless(fails)?;
             let inode = state.file(path)?.clone();
             Ok(self.opened(state, path, inode))
@@ -46,6 +47,7 @@ impl Disk for SimulatedDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.call(Call::Write, path, |state, fails| {
+            state.may_open()?;
             done_unless(fails)?;
             state.has_place(path)?;
             if state.file(path).is_ok() {
@@ -104,6 +106,7 @@ impl Disk for SimulatedDisk {
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.call(Call::Sync, path, |state, fails| {
+            state.may_open()?;
             done_unless(fails)?;
             state.sync_directory(path);
             Ok(())
