@@ -148,11 +148,17 @@ impl Bus {
         ConsumerBuilder::batches(self, queue, most, within, handler)
     }
 
-    /// Declares exchanges, queues and bindings, now and at each connect from now on.
+    /// Declares exchanges, queues and bindings, now and at each connect from now on. The bus's own
+    /// exchange is declared, too, where something is bound to it.
     ///
     /// # Errors
     /// [`Error::Topology`] if something is there already and differs, or is refused.
-    pub async fn ensure(&self, topology: Topology) -> Result<()> {
+    pub async fn ensure(&self, mut topology: Topology) -> Result<()> {
+        let own = &self.inner.exchange;
+        let bound = topology.bindings.iter().any(|it| it.exchange == own.name);
+        if bound && topology.exchanges.iter().all(|it| it.name != own.name) {
+            topology = topology.exchange(own.clone());
+        }
         Ok(self.inner.transport.ensure(topology).await?)
     }
 
