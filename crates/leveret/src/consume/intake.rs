@@ -143,15 +143,24 @@ impl Outlet {
         loop {
             let inbound = inbox.recv().await.ok()?;
             if let Some(gate) = gate {
-                tokio::select! {
-                    biased;
-                    () = gate.enter() => {}
-                    () = until(self.shared.phase(), Phase::Stopping) => {}
+                let mut entering = pin!(gate.enter());
+                if poll_immediate(entering.as_mut()).await.is_none() {
+                    // What is done must not wait for this to be acknowledged.
+                    self.flush();
+                    tokio::select! {
+                        biased;
+                        () = entering => {}
+                        () = until(self.shared.phase(), Phase::Stopping) => {}
+                    }
                 }
             }
             if self.lanes.come_again() && !self.settler.is_current(inbound.token) {
                 // It comes again, maybe to another consumer, which must not meet this one at it.
                 self.lanes.done(self.lanes.key(&inbound));
+                if let Some(gate) = gate {
+                    // If it was the one to be tried, another one must be.
+                    gate.report(Outcome::Released);
+                }
                 continue;
             }
             if self.shared.is_running() {

@@ -4,7 +4,9 @@ use super::rounds;
 use crate::flow::{Flow, Manner};
 use crate::proxy::{Proxy, Troubles};
 use crate::{shared_rabbitmq, until, within};
-use leveret::{Bus, ConsumerState, Cx, PublishError, Queue, Text, Topology};
+use leveret::{
+    Breaker, Bus, ConsumerState, Cx, Failure, PublishError, Queue, Retry, Text, Topology,
+};
 use leveret_peers::Leveret;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -105,5 +107,36 @@ async fn what_a_lost_connection_brought_is_begun_no_more() {
         until(async || consumer.health().handled == 6).await;
     })
     .await;
+    bus.close().await;
+}
+
+/// The message that is to be tried when the breaker's pause is over is another consumer's by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_breaker_goes_on_when_what_it_was_to_try_was_lost() {
+    let mut leveret = block_in_place(Leveret::start);
+    let bus = Bus::connect(&leveret.url()).await.unwrap();
+    bus.ensure(Topology::new().queue(Queue::new("tried"))).await.unwrap();
+    for text in ["bad", "good"] {
+        bus.send("tried", &Text::from(text)).await.unwrap();
+    }
+    let handler = async |Text(text): Text, _: Cx| match text.as_str() {
+        "good" => Ok(()),
+        _ => Err(Failure::transient("no")),
+    };
+    let consumer = bus
+        .consume("tried", handler)
+        .retry(Retry::fixed(Duration::from_secs(3_600)))
+        .breaker(Breaker::new(1, 1, Duration::from_secs(3)));
+    let consumer = consumer.start().await.unwrap();
+    within(async {
+        until(async || consumer.health().state == ConsumerState::Paused).await;
+        block_in_place(|| {
+            leveret.kill();
+            leveret.start_again();
+        });
+        until(async || consumer.health().handled == 1).await;
+    })
+    .await;
+    assert_eq!(consumer.health().failed, 1, "its acknowledgement did not wait for the pause");
     bus.close().await;
 }
