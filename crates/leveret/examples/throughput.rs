@@ -1,12 +1,13 @@
 //! How many small messages a second go through: `throughput WAY URL [MESSAGES] [persistent]`.
 //!
 //! The way is `bus` for the toolkit, `raw` for its client without the toolkit (by `amqp://` alone)
-//! or `lapin`. Each publishes with confirms, at most 1,024 of them outstanding, and consumes with
+//! or `lapin`. All send the same messages, with an id, a time, a type and a content type. Each
+//! publishes with confirms, at most 1,024 of them outstanding, and consumes with
 //! acknowledgements and a prefetch of 1,000, both at once. The queue is emptied before.
 
 use std::env;
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use leveret::{Bus, Cx, Message, Queue, Topology};
 use tokio::sync::mpsc;
@@ -130,12 +131,21 @@ async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
     let mut envelope = vec![0, u8::try_from(name.len())?];
     envelope.extend_from_slice(name.as_bytes());
     let mut properties = Vec::new();
-    let delivery_mode = Some(if persistent { 2 } else { 1 });
-    Properties { delivery_mode, ..Default::default() }.encode(&mut properties);
+    let mut described = Properties {
+        content_type: Some(ShortString::from_static("application/json")),
+        delivery_mode: Some(if persistent { 2 } else { 1 }),
+        kind: Some(ShortString::from_static("throughput")),
+        ..Default::default()
+    };
     let (mut sent, mut confirmed, mut events) = (0, 0, Vec::new());
     while confirmed < messages {
         while sent < messages && sent - confirmed < WINDOW {
             let body = serde_json::to_vec(&Small { number: sent + 1 })?;
+            let id = format!("{:024x}-{sent:x}", 0);
+            described.message_id = Some(ShortString::try_from(id.as_str())?);
+            described.timestamp = Some(UNIX_EPOCH.elapsed()?.as_secs());
+            properties.clear();
+            described.encode(&mut properties);
             sent = publisher.publish(&envelope, true, &properties, &body)?;
         }
         confirms.next(&mut events).await;
@@ -186,13 +196,20 @@ async fn lapin(url: &str, messages: u64, persistent: bool) -> Times {
         }
         Ok::<_, String>(start.elapsed())
     });
-    let properties = BasicProperties::default().with_delivery_mode(if persistent { 2 } else { 1 });
+    let described = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(if persistent { 2 } else { 1 })
+        .with_type("throughput".into());
     let mandatory = BasicPublishOptions { mandatory: true, ..Default::default() };
     let mut confirms = std::collections::VecDeque::new();
     for number in 1..=messages {
         let body = serde_json::to_vec(&Small { number })?;
         let key = queue.as_str().into();
-        let publish = publisher.basic_publish("".into(), key, mandatory, &body, properties.clone());
+        let properties = described
+            .clone()
+            .with_message_id(format!("{:024x}-{number:x}", 0).into())
+            .with_timestamp(UNIX_EPOCH.elapsed()?.as_secs());
+        let publish = publisher.basic_publish("".into(), key, mandatory, &body, properties);
         confirms.push_back(publish.await?);
         if confirms.len() as u64 >= WINDOW
             && let Some(confirm) = confirms.pop_front()

@@ -269,9 +269,13 @@ impl Inner {
             let topology = || Topology::new().exchange(exchange.clone());
             return self.ensure_once(exchange.name.clone(), topology).await;
         }
+        if self.exchange_ready.initialized() {
+            return Ok(());
+        }
         let topology = || Topology::new().exchange(self.exchange.clone());
         let declare = async || self.transport.ensure(topology()).await;
-        self.exchange_ready.get_or_try_init(declare).await.map(|&()| ())
+        // Boxed: what is rare must not make every message's future large.
+        Box::pin(self.exchange_ready.get_or_try_init(declare)).await.map(|&()| ())
     }
 
     /// Declares something for publishing, unless that was done before.

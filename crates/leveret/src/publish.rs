@@ -262,7 +262,7 @@ impl Inner {
             letter.id = self.names.next();
         }
         if self.large_bodies.takes(&letter) {
-            self.large_bodies.put(&mut letter).await?;
+            Box::pin(self.large_bodies.put(&mut letter)).await?;
         }
         let limit = self.transport.capabilities().body_bytes_max;
         let size = letter.body().len() as u64;
@@ -288,7 +288,9 @@ impl Inner {
                 let text = "a message cannot both be put off and expire: say delay() or expires()";
                 return Err(PublishError::Invalid(text.to_owned()));
             }
-            self.ensure_delay(&target, delay, capabilities.delay_max, capabilities.name).await?;
+            let (longest, name) = (capabilities.delay_max, capabilities.name);
+            // Boxed: what is rare must not make every message's future large.
+            Box::pin(self.ensure_delay(&target, delay, longest, name)).await?;
         }
         letter.sent_at.get_or_insert_with(|| self.clock.milliseconds());
         let since = Instant::now();

@@ -95,7 +95,8 @@ impl Course {
         if cx.id().is_empty() {
             return Ok(None);
         }
-        match dedup.claim(self.queue(), cx.id()).await {
+        // Boxed, as in `payload`: what is rare must not make every message's future large.
+        match Box::pin(dedup.claim(self.queue(), cx.id())).await {
             Ok(Claim::Done) => Err(Outcome::Done),
             Ok(Claim::Busy) => Err(Outcome::Released),
             Ok(Claim::Ours(claim)) => Ok(Some(claim)),
@@ -110,7 +111,7 @@ impl Course {
     /// A message's body, from where it was checked in if it was too large to be sent.
     pub(crate) async fn payload(&self, cx: &Cx) -> Result<Payload, Failure> {
         match claim_check::is_claimed(cx.letter()) {
-            true => self.bus.inner.large_bodies.fetch(cx.letter()).await,
+            true => Box::pin(self.bus.inner.large_bodies.fetch(cx.letter())).await,
             false => Ok(cx.letter().payload.clone()),
         }
     }

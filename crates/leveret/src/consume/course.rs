@@ -20,7 +20,7 @@ use crate::history;
 use crate::letter::Letter;
 use crate::retry::Decision;
 use crate::topology::{DelayTarget, Topology};
-use crate::transport::{Inbound, Target};
+use crate::transport::{BoxFuture, Inbound, Target};
 
 /// How the message that follows a failure is tried again to be sent.
 const RESEND: Backoff = Backoff::new(Duration::from_millis(100), 2.0, Duration::from_secs(10));
@@ -50,7 +50,16 @@ impl Course {
 
     /// Sends what follows a failure: the message again, later, or a dead letter. Only when that is
     /// confirmed the message itself is done with.
-    pub(crate) async fn fail(&self, inbound: &Inbound, failure: Failure) -> Outcome {
+    pub(crate) fn fail<'a>(
+        &'a self,
+        inbound: &'a Inbound,
+        failure: Failure,
+    ) -> BoxFuture<'a, Outcome> {
+        // Boxed: what is rare must not make every message's future large.
+        Box::pin(self.follow(inbound, failure))
+    }
+
+    async fn follow(&self, inbound: &Inbound, failure: Failure) -> Outcome {
         self.shared.failed(failure.to_string());
         let now = self.bus.inner.clock.milliseconds();
         let attempts = history::attempts(&inbound.letter.headers).saturating_add(1);

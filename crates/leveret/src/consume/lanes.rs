@@ -50,8 +50,8 @@ impl Lanes {
     }
 
     /// Where workers take from.
-    pub(crate) fn ready(&self) -> Receiver<Arc<Inbound>> {
-        self.taken.clone()
+    pub(crate) fn ready(&self) -> &Receiver<Arc<Inbound>> {
+        &self.taken
     }
 
     /// Puts a message in. Whether workers still take any.

@@ -77,6 +77,9 @@ pub(crate) fn encode(
 
 /// No name is looked for among the others: there may be many.
 fn headers(letter: &Letter, more: FieldTable) -> Result<FieldTable, PublishError> {
+    if letter.headers.is_empty() && letter.key.is_none() {
+        return Ok(more);
+    }
     let key = letter.key.as_deref().map(|key| (KEY, key));
     let own = letter.headers.iter().chain(key).map(|(name, value)| {
         let name = ShortString::try_from(name)

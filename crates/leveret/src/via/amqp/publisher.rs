@@ -155,9 +155,9 @@ impl Publisher {
 
     /// Takes confirms and returns until the channel ends.
     async fn follow(&self, incoming: &mut Events, events: &mut Vec<Event>) -> Error {
+        let mut told = Vec::new();
         loop {
             incoming.next(events).await;
-            let mut told = Vec::with_capacity(events.len());
             let mut ended = None;
             let mut doubtful = false;
             let mut state = self.lock();
@@ -182,7 +182,7 @@ impl Publisher {
             }
             let idle = state.pending.is_empty();
             drop(state);
-            told.into_iter().for_each(|(done, result): (Done, _)| done.tell(result));
+            told.drain(..).for_each(|(done, result): (Done, _)| done.tell(result));
             if idle {
                 self.idle.notify_waiters();
             }
