@@ -235,9 +235,6 @@ impl Inner {
     /// Sends a message that is ready, and makes the exchange first that it goes to.
     pub(crate) async fn post(&self, sealed: Sealed) -> Result<Ticket, PublishError> {
         let Sealed { to, mandatory, delay, letter } = sealed;
-        if let Some(recorder) = &self.recorder {
-            recorder.record(letter.name.clone(), letter.payload.clone());
-        }
         let target = match to {
             Address::Queue(queue) => Target::Queue(queue),
             Address::Subject { exchange, subject } => {
@@ -258,6 +255,9 @@ impl Inner {
         letter: impl Into<Box<Letter>>,
     ) -> Result<Ticket, PublishError> {
         let mut letter = letter.into();
+        if let Some(recorder) = &self.recorder {
+            recorder.record(letter.name.clone(), letter.payload.clone());
+        }
         if letter.id.is_empty() {
             letter.id = self.names.next();
         }

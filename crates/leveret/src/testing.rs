@@ -28,8 +28,8 @@ impl Recorder {
 
 /// For tests, on a bus to `memory:` alone.
 impl Bus {
-    /// All messages of that type that were published or sent through this bus, in order, whether
-    /// anybody got them or not; the latest 100,000 are remembered. Of a type without a name those
+    /// All messages of that type that were published or sent through this bus, in order, questions
+    /// and answers included, whether anybody got them or not; the latest 100,000 are remembered. Of a type without a name those
     /// of all such types, which must be readable as this one.
     ///
     /// # Errors
@@ -46,13 +46,16 @@ impl Bus {
     ///
     /// # Errors
     /// [`Error::Unsupported`] unless the bus is to `memory:`; [`Error::Codec`] if one cannot be
-    /// read as this type.
+    /// read as this type; [`Error::Store`] if a large body cannot be fetched.
     pub async fn dead<M: Message>(&self, queue: &str) -> Result<Vec<M>> {
         if self.inner.recorder.is_none() {
             return Err(self.no_test("dead()"));
         }
-        let dead = self.dead_letters(queue).list(usize::MAX).await?;
-        dead.iter().map(|dead| read(&dead.letter.payload, "a dead letter")).collect()
+        let mut messages = Vec::new();
+        for dead in self.dead_letters(queue).list(usize::MAX).await? {
+            messages.push(read(&self.payload(&dead.letter).await?, "a dead letter")?);
+        }
+        Ok(messages)
     }
 
     fn no_test(&self, what: &str) -> Error {

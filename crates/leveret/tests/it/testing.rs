@@ -1,6 +1,7 @@
 //! What programs' own tests ask of a bus in memory.
 
-use leveret::{Bus, Cx, Error, Failure, Message, Queue, Retry, Text, Topology};
+use leveret::object_store::memory::InMemory;
+use leveret::{Bus, ClaimCheck, Cx, Error, Failure, Message, Queue, Retry, Text, Topology};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -25,6 +26,28 @@ async fn what_was_published_is_known() {
     assert_eq!(bus.published::<Order>().unwrap(), [Order(1), Order(3)]);
     assert_eq!(bus.published::<Invoice>().unwrap(), [Invoice(2)]);
     assert_eq!(bus.published::<Text>().unwrap(), [Text::from("text")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_and_answers_are_known_too() {
+    let bus = Bus::connect("memory:").await.unwrap();
+    let serving = async |order: Order, _: Cx| Ok(Invoice(order.0));
+    bus.serve::<Order, Invoice, _>("testing.desk", serving).start().await.unwrap();
+    assert_eq!(bus.call::<_, Invoice>("testing.desk", &Order(4)).await.unwrap(), Invoice(4));
+    assert_eq!(bus.published::<Order>().unwrap(), [Order(4)]);
+    assert_eq!(bus.published::<Invoice>().unwrap(), [Invoice(4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_read_whose_body_went_to_the_store() {
+    let store = ClaimCheck::new(InMemory::new(), "").above(1);
+    let bus = Bus::builder("memory:").large_bodies(store).connect().await.unwrap();
+    let handler = async |_: Order, _: Cx| Err(Failure::permanent("no"));
+    bus.consume("testing.large", handler).start().await.unwrap();
+    bus.send("testing.large", &Order(1_000)).await.unwrap();
+    bus.settle_all().await.unwrap();
+    assert_eq!(bus.dead::<Order>("testing.large").await.unwrap(), [Order(1_000)]);
+    assert_eq!(bus.published::<Order>().unwrap(), [Order(1_000)]);
 }
 
 #[tokio::test(start_paused = true)]
