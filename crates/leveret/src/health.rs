@@ -62,6 +62,13 @@ pub struct ConsumerHealth {
     pub handled: u64,
     /// How many tries failed.
     pub failed: u64,
+    /// How many messages were put off, to be tried again.
+    pub retried: u64,
+    /// How many became dead letters.
+    pub dead: u64,
+    /// For how long the oldest has been handled that was not done at once: a handler without a
+    /// timeout may hang.
+    pub oldest: Option<Duration>,
     /// What failed last, and how long ago.
     pub last_error: Option<(String, Duration)>,
 }
@@ -71,7 +78,8 @@ pub struct ConsumerHealth {
 pub enum ConsumerState {
     /// Getting messages.
     Consuming,
-    /// Waiting for a connection, or for its queue to be there again.
+    /// Waiting for a connection, for its queue to be there again, or for the broker to take what
+    /// follows a failure: the message again, or a dead letter.
     Waiting {
         /// What happened.
         reason: String,

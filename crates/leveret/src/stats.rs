@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::PublishError;
 use crate::health::{ConnectionState, ConsumerState, Health};
@@ -107,6 +108,12 @@ impl fmt::Display for Stats {
             let purpose = connection.purpose;
             writeln!(f, "leveret_bus_connection_up{{purpose=\"{purpose}\"}} {up}")?;
         }
+        writeln!(f, "# TYPE leveret_bus_connection_blocked gauge")?;
+        for connection in &self.health.connections {
+            let blocked = matches!(connection.state, ConnectionState::Blocked { .. });
+            let (purpose, blocked) = (connection.purpose, u8::from(blocked));
+            writeln!(f, "leveret_bus_connection_blocked{{purpose=\"{purpose}\"}} {blocked}")?;
+        }
         writeln!(f, "# TYPE leveret_bus_connects_total counter")?;
         for connection in &self.health.connections {
             let (purpose, connects) = (connection.purpose, connection.connects);
@@ -114,14 +121,35 @@ impl fmt::Display for Stats {
         }
         self.consumers(f, "handled_total", "counter", |consumer| consumer.handled)?;
         self.consumers(f, "failed_total", "counter", |consumer| consumer.failed)?;
+        self.consumers(f, "retried_total", "counter", |consumer| consumer.retried)?;
+        self.consumers(f, "dead_total", "counter", |consumer| consumer.dead)?;
         self.consumers(f, "handling", "gauge", |consumer| consumer.handling as u64)?;
         self.consumers(f, "up", "gauge", |consumer| {
             u64::from(consumer.state == ConsumerState::Consuming)
-        })
+        })?;
+        self.consumers(f, "paused", "gauge", |consumer| {
+            u64::from(consumer.state == ConsumerState::Paused)
+        })?;
+        self.oldest(f)
     }
 }
 
 impl Stats {
+    /// Not a sum: of the consumers of a queue that counts which is at something for longest.
+    fn oldest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# TYPE leveret_consumer_oldest_seconds gauge")?;
+        let mut by_queue = BTreeMap::<&str, Duration>::new();
+        for consumer in &self.health.consumers {
+            let oldest = by_queue.entry(&consumer.queue).or_default();
+            *oldest = consumer.oldest.unwrap_or_default().max(*oldest);
+        }
+        for (queue, oldest) in by_queue {
+            let seconds = oldest.as_secs_f64();
+            writeln!(f, "leveret_consumer_oldest_seconds{{queue={queue:?}}} {seconds:.3}")?;
+        }
+        Ok(())
+    }
+
     fn consumers(
         &self,
         f: &mut fmt::Formatter<'_>,

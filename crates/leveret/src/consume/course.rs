@@ -2,6 +2,7 @@
 //! follows when it fails.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -81,12 +82,14 @@ impl Course {
         };
         match decision {
             Decision::Again(delay) => {
+                self.shared.retried.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
                     queue = self.queue, id = letter.id, attempts, ?delay, %failure,
                     "a message failed; it comes again"
                 );
             }
             Decision::Dead(reason) => {
+                self.shared.dead.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     queue = self.queue, id = letter.id, attempts, reason, %failure,
                     "a message is a dead letter"
@@ -112,6 +115,7 @@ impl Course {
             None => Topology::new().queue(dead_queue(&self.queue)),
         };
         let mut failures = 0;
+        let mut stuck = None;
         loop {
             let target = Target::Queue(queue.clone());
             let sent = self.bus.inner.forward(target, true, delay, letter.clone()).await;
@@ -121,6 +125,7 @@ impl Course {
             };
             let Err(error) = result else { return };
             failures += 1;
+            stuck.get_or_insert_with(|| self.shared.stuck()).because(&error);
             if let PublishError::Invalid(_) = error {
                 history::lighten(&mut letter);
             }

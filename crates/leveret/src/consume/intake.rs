@@ -12,7 +12,7 @@ use super::attempt::{Outcome, Run};
 use super::course::Course;
 use super::guard::guard;
 use super::lanes::{Lanes, Order};
-use super::shared::{ConsumerShared, Phase};
+use super::shared::{Busy, ConsumerShared, Phase};
 use crate::breaker::Gate;
 use crate::failure::Failure;
 use crate::rate::Pace;
@@ -191,6 +191,11 @@ impl Outlet {
         self.lanes.ready().is_empty()
     }
 
+    /// To be kept while something is handled that is not done at once.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        self.shared.busy()
+    }
+
     /// Tells the broker what is settled.
     pub(crate) fn flush(&self) {
         self.settler.flush();
@@ -226,6 +231,7 @@ impl Work for Singly {
                         // What is done must not wait for a slow one to be acknowledged.
                         unflushed = 0;
                         outlet.flush();
+                        let _busy = outlet.busy();
                         handling.await
                     }
                 };

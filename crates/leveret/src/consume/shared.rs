@@ -1,7 +1,9 @@
 //! What a consumer's tasks and its handles share.
 
+use std::collections::BTreeSet;
+use std::error::Error;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -17,9 +19,34 @@ pub(crate) struct ConsumerShared {
     pub(crate) handling: AtomicUsize,
     pub(crate) handled: AtomicU64,
     failed: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    plights: Mutex<Plights>,
     /// The circuit breaker is open.
     pub(crate) paused: watch::Sender<bool>,
     last_error: Mutex<Option<(String, Instant)>>,
+}
+
+/// What keeps workers from the next message.
+#[derive(Default)]
+struct Plights {
+    /// When those began that were not done at once, with a number to tell them apart.
+    busy: BTreeSet<(Instant, u64)>,
+    numbers: u64,
+    /// How many cannot send on what failed, and what the last of them was told.
+    stuck: usize,
+    reason: String,
+}
+
+/// A worker that is at something, for as long as this is kept.
+pub(crate) struct Busy<'a> {
+    shared: &'a ConsumerShared,
+    key: (Instant, u64),
+}
+
+/// A worker that cannot send on a message that failed, for as long as this is kept.
+pub(crate) struct Stuck<'a> {
+    shared: &'a ConsumerShared,
 }
 
 /// How far a consumer is.
@@ -42,6 +69,9 @@ impl ConsumerShared {
             handling: AtomicUsize::new(0),
             handled: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+            dead: AtomicU64::new(0),
+            plights: Mutex::default(),
             paused: watch::Sender::new(false),
             last_error: Mutex::default(),
         }
@@ -86,10 +116,35 @@ impl ConsumerShared {
             Some((error, Instant::now()));
     }
 
+    fn plights(&self) -> MutexGuard<'_, Plights> {
+        self.plights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has begun with something that is not done at once.
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        let mut plights = self.plights();
+        plights.numbers += 1;
+        let key = (Instant::now(), plights.numbers);
+        plights.busy.insert(key);
+        Busy { shared: self, key }
+    }
+
+    /// A worker cannot send on what failed.
+    pub(crate) fn stuck(&self) -> Stuck<'_> {
+        self.plights().stuck += 1;
+        Stuck { shared: self }
+    }
+
     pub(crate) fn health(&self) -> ConsumerHealth {
-        let state = match (*self.phase.borrow(), *self.paused.borrow()) {
-            (Phase::Stopped, _) => ConsumerState::Stopped,
-            (_, true) => ConsumerState::Paused,
+        let (stuck, oldest) = {
+            let plights = self.plights();
+            let oldest = plights.busy.first().map(|(since, _)| since.elapsed());
+            ((plights.stuck > 0).then(|| plights.reason.clone()), oldest)
+        };
+        let state = match (*self.phase.borrow(), *self.paused.borrow(), stuck) {
+            (Phase::Stopped, ..) => ConsumerState::Stopped,
+            (_, true, _) => ConsumerState::Paused,
+            (_, _, Some(reason)) => ConsumerState::Waiting { reason },
             _ => self.state.borrow().clone(),
         };
         let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -99,7 +154,29 @@ impl ConsumerShared {
             handling: self.handling.load(Ordering::Relaxed),
             handled: self.handled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            retried: self.retried.load(Ordering::Relaxed),
+            dead: self.dead.load(Ordering::Relaxed),
+            oldest,
             last_error: last_error.map(|(error, at)| (error, at.elapsed())),
         }
+    }
+}
+
+impl Stuck<'_> {
+    /// What the broker says.
+    pub(crate) fn because(&self, error: &dyn Error) {
+        self.shared.plights().reason = format!("a failed message cannot be sent on: {error}");
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        self.shared.plights().stuck -= 1;
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.shared.plights().busy.remove(&self.key);
     }
 }

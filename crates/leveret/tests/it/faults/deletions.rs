@@ -1,4 +1,4 @@
-//! Queues that somebody deletes while they are in use.
+//! Queues that somebody deletes while they are in use, or puts others in their place.
 
 use crate::shared_rabbitmq;
 use leveret::{Bus, ConsumerState, Cx, Failure, Retry, Text};
@@ -81,11 +81,65 @@ async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no {what}"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_whose_dead_letter_is_refused_says_so_on_leveret() {
+    let leveret = block_in_place(Leveret::start);
+    refusals(&leveret.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_whose_dead_letter_is_refused_says_so_on_rabbitmq() {
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
+    refusals(&rabbit.url_of(&vhost)).await;
+}
+
+async fn refusals(url: &str) {
+    let bus = Bus::connect(url).await.expect("a broker");
+    let handler = async |_: Text, _: Cx| Err(Failure::permanent("bad"));
+    let consumer = bus.consume("deleted", handler).start().await.expect("a consumer");
+    delete_queue(url, "deleted.dead").await;
+    declare_full(url, "deleted.dead").await;
+    bus.send("deleted", &Text::from("bad")).await.expect("it is taken");
+    wait_for("trouble", async || match consumer.health().state {
+        ConsumerState::Waiting { reason } => reason.contains("cannot be sent on"),
+        _ => false,
+    })
+    .await;
+    assert!(!bus.health().is_ok());
+    assert!(consumer.health().oldest.is_some());
+    delete_queue(url, "deleted.dead").await;
+    wait_for("a dead letter", async || count(&bus).await == 1).await;
+    wait_for("peace", async || bus.health().is_ok()).await;
+    let health = consumer.health();
+    assert_eq!((health.dead, health.retried, health.oldest), (1, 0, None));
+    bus.close().await;
+}
+
 /// As somebody else does.
 async fn delete_queue(url: &str, queue: &str) {
+    on_a_channel(url, async |channel| {
+        channel.queue_delete(queue.into(), Default::default()).await.expect("it is deleted");
+    })
+    .await;
+}
+
+/// A queue that takes nothing.
+async fn declare_full(url: &str, queue: &str) {
+    let mut arguments = lapin::types::FieldTable::default();
+    arguments.insert("x-max-length".into(), 0.into());
+    let overflow = lapin::types::LongString::from("reject-publish");
+    arguments.insert("x-overflow".into(), overflow.into());
+    let options = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    on_a_channel(url, async |channel| {
+        channel.queue_declare(queue.into(), options, arguments).await.expect("it is made");
+    })
+    .await;
+}
+
+async fn on_a_channel(url: &str, does: impl AsyncFnOnce(&lapin::Channel)) {
     let options = lapin::ConnectionProperties::default();
     let connection = lapin::Connection::connect(url, options).await.expect("a connection");
     let channel = connection.create_channel().await.expect("a channel");
-    channel.queue_delete(queue.into(), Default::default()).await.expect("it is deleted");
+    does(&channel).await;
     connection.close(200, "done".into()).await.expect("a goodbye");
 }
