@@ -75,8 +75,8 @@ impl Place {
     }
 }
 
-/// Makes three tests of each async function of a [`Bus`]: in memory, where time passes at once,
-/// embedded, and with a server.
+/// Makes four tests of each async function of a [`Bus`]: in memory, where time passes at once,
+/// embedded, with a server, and with RabbitMQ.
 macro_rules! on_every_transport {
     ($($(#[$meta:meta])* $name:ident),* $(,)?) => {
         mod memory {
@@ -106,6 +106,17 @@ macro_rules! on_every_transport {
                 async fn $name() {
                     let place = crate::Place::server();
                     crate::within(super::$name(place.bus().await)).await;
+                }
+            )*
+        }
+        mod rabbitmq {
+            $(
+                $(#[$meta])*
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    let Some((rabbit, vhost)) = crate::shared_rabbitmq() else { return };
+                    let bus = crate::Bus::connect(&rabbit.url_of(&vhost)).await.expect("connect");
+                    crate::within(super::$name(bus)).await;
                 }
             )*
         }

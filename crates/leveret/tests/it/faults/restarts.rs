@@ -8,13 +8,14 @@ use leveret::{Bus, Queue, Topology};
 use leveret_peers::{Leveret, RabbitCluster, RabbitMq};
 use tokio::task::block_in_place;
 
+/// So many at least go through each flow.
 const MESSAGES: u64 = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_leveret_is_killed() {
     let kills = 10 * rounds();
     let mut leveret = block_in_place(Leveret::start);
-    let flows = Flows::start(&leveret.url(), "killed", MESSAGES / 10, kills).await;
+    let flows = Flows::start(&leveret.url(), "killed", kills).await;
     for _ in 0..kills {
         flows.reach_the_middle_of_a_part().await;
         block_in_place(|| leveret.kill());
@@ -29,7 +30,7 @@ async fn nothing_is_lost_when_leveret_is_killed() {
 async fn nothing_is_lost_when_rabbitmq_restarts() {
     let restarts = 2 * rounds();
     let Some(mut rabbit) = block_in_place(RabbitMq::start) else { return };
-    let flows = Flows::start(&rabbit.url(), "restarted", MESSAGES / 4, restarts + 1).await;
+    let flows = Flows::start(&rabbit.url(), "restarted", restarts + 1).await;
     for number in 0..restarts {
         flows.reach_the_middle_of_a_part().await;
         block_in_place(|| if number % 2 == 0 { rabbit.kill() } else { rabbit.stop() });
@@ -44,7 +45,7 @@ async fn nothing_is_lost_when_rabbitmq_restarts() {
 async fn nothing_is_lost_when_a_cluster_loses_the_leader_of_a_queue() {
     let Some(mut cluster) = block_in_place(|| RabbitCluster::start(3)) else { return };
     let url = format!("{}?queues=quorum", cluster.url());
-    let flows = Flows::start(&url, "led", MESSAGES / 10, 2 * rounds() + 1).await;
+    let flows = Flows::start(&url, "led", 2 * rounds() + 1).await;
     for _ in 0..rounds() {
         block_in_place(|| cluster.wait_until_healthy());
         flows.reach_the_middle_of_a_part().await;
@@ -84,7 +85,8 @@ struct Flows {
 }
 
 impl Flows {
-    async fn start(url: &str, queue: &str, part: u64, parts: u64) -> Flows {
+    async fn start(url: &str, queue: &str, parts: u64) -> Flows {
+        let part = MESSAGES.div_ceil(parts);
         let start = async |manner, suffix| {
             let queue = format!("{queue}-{suffix}");
             Flow::start(Bus::builder(url), &queue, manner, part * parts).await
