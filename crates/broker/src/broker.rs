@@ -254,6 +254,7 @@ impl Parts {
         )?;
         engine.restored(around.clock.now());
         engine.set_memory_target(options.memory_target);
+        engine.set_memory_max(options.memory_max);
         let packs = log.packs();
         packs.reserve_above(engine.last_pack());
         packs.settle(&engine.packs().collect::<Vec<_>>())?;

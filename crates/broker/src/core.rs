@@ -136,11 +136,9 @@ impl Core {
         while self.engine.can_resume() && !self.closed {
             self.turn(wakers, Engine::resume_next);
         }
-        let deadline = self.engine.deadline();
-        wakers.extend(match tick {
-            true => self.clock.ticked(deadline),
-            false => self.clock.stepped(deadline),
-        });
+        if tick {
+            wakers.extend(self.clock.ticked(self.engine.deadline()));
+        }
         // Who fills memory faster than it can be spilled had better wait a little, too.
         let spilling = self.spilling && publishes && self.engine.memory() > 2 * self.memory_target;
         if (std::mem::take(&mut self.effects.congested) || spilling)
@@ -225,10 +223,10 @@ impl Core {
             }
         }
         effects.released.clear();
-        for load in effects.loads.drain(..) {
-            // The loader ends only when the engine does.
-            let _ = self.loads.send(load);
-        }
+        // The loader ends only when the engine does.
+        effects.loads.drain(..).for_each(|load| drop(self.loads.send(load)));
+        // Of a tick the clock hears when all of it is done.
+        wakers.extend(self.clock.stepped(self.engine.deadline()));
     }
 }
 

@@ -83,7 +83,7 @@ impl Engine {
         entry.consumers.insert(tag.clone(), consumer);
         let prefetch = entry.prefetch;
         let session = step.session;
-        let (leased, blocked, queue_tag) = (0, false, tag.clone());
+        let (blocked, queue_tag) = (false, tag.clone());
         self.consumers.insert(
             consumer,
             Consumer {
@@ -94,7 +94,8 @@ impl Engine {
                 no_ack,
                 priority,
                 prefetch,
-                leased,
+                leased: 0,
+                leased_bytes: 0,
                 blocked,
             },
         );
@@ -132,6 +133,7 @@ impl Engine {
         let mut queues: Vec<QueueId> = Vec::new();
         for id in ids {
             queues.extend(self.consumers.remove(id).map(|consumer| consumer.queue));
+            self.held_back.remove(id);
         }
         queues.sort_unstable();
         queues.dedup();

@@ -1,6 +1,6 @@
 //! A message's way out: to consumers in turn, or to whoever asks for one.
 
-use leveret_model::limits::{CONGESTED_QUEUE_BYTES, SESSION_OUTPUT_BYTES_MAX};
+use leveret_model::limits::{CONGESTED_QUEUE_BYTES, LEASED_BYTES_MAX, SESSION_OUTPUT_BYTES_MAX};
 use leveret_model::{Lsn, Position, QueueId, ShortString};
 
 use crate::effect::{Item, Reply};
@@ -17,10 +17,11 @@ const PROMISED_MESSAGES: u64 = 4096;
 
 impl Engine {
     /// Delivers what can be delivered from the queues that this step has touched, and sends dead
-    /// letters on their way, until there is nothing more.
+    /// letters on their way, until there is nothing more. Sessions that are about to go on come
+    /// first: consumers would take what was loaded for them, each time.
     pub(crate) fn settle_down(&mut self, step: &mut Step<'_>) {
         self.bury(step);
-        while !self.dirty.is_empty() {
+        while !self.dirty.is_empty() && !self.can_resume() {
             let dirty = std::mem::take(&mut self.dirty);
             for id in dirty {
                 self.dispatch(id, step);
@@ -56,6 +57,7 @@ impl Engine {
     /// take one leaves the rotation until it can. Says whether it stops at a message that is too
     /// old.
     fn deliver(&mut self, id: QueueId, step: &mut Step<'_>) -> bool {
+        let (short, letters) = (self.is_short(), self.letters_wait());
         let Some(queue) = self.queues.get_mut(&id) else { return false };
         queue.dirty = false;
         let mut expired = false;
@@ -75,8 +77,11 @@ impl Engine {
             let mut named: Option<(u32, u32)> = None;
             while turn < turns {
                 let full = outstanding >= SESSION_OUTPUT_BYTES_MAX;
-                if full || !has_room(consumer, holder) {
+                let held_back = short && is_held_back(queue, consumer, holder, letters);
+                if full || held_back || !has_room(consumer, holder) {
                     session.stalled |= full;
+                    self.held_back.extend(held_back.then_some(consumer_id));
+                    self.held_for_letters |= held_back && letters;
                     consumer.blocked = true;
                     queue.active.pop();
                     break;
@@ -109,11 +114,7 @@ impl Engine {
                     message: entry.message,
                     lease,
                 });
-                if consumer.no_ack {
-                    step.settled(queue, entry, &mut self.chunks);
-                } else {
-                    queue.leased += 1;
-                }
+                step.given(queue, entry, consumer.no_ack, &mut self.chunks);
             }
             session.outstanding = outstanding;
             if turn == 1 && shared {
@@ -174,11 +175,7 @@ impl Engine {
             left,
         });
         session.outstanding += entry.bytes as usize;
-        if no_ack {
-            step.settled(queue, entry, &mut self.chunks);
-        } else {
-            queue.leased += 1;
-        }
+        step.given(queue, entry, no_ack, &mut self.chunks);
         Ok(())
     }
 }
@@ -209,12 +206,22 @@ fn has_room(consumer: &Consumer, holder: &Holder) -> bool {
     holder.has_room() && (alone || consumer.leased < u32::from(consumer.prefetch))
 }
 
+/// Whether a consumer gets nothing more while messages take too much memory: what is next would
+/// have to be brought from disk and stay. Without a prefetch nothing but the consumer itself says
+/// when it has enough; and what it rejects stays, too, while dead letters wait.
+fn is_held_back(queue: &Queue, consumer: &Consumer, holder: &Holder, letters: bool) -> bool {
+    let limited = consumer.prefetch != 0 || holder.shared_prefetch != 0;
+    let enough = letters || !limited && consumer.leased_bytes >= LEASED_BYTES_MAX;
+    !consumer.no_ack && enough && matches!(queue.head(), Some(Head::OnDisk(_)))
+}
+
 /// Numbers a delivery to a consumer and notes what it holds.
 fn lease(id: u64, consumer: &mut Consumer, holder: &mut Holder, entry: Entry) -> u64 {
     if consumer.no_ack {
         return holder.lease(None);
     }
     consumer.leased += 1;
+    consumer.leased_bytes += entry.bytes as usize;
     holder.consuming += 1;
     holder.lease(Some(Lease { queue: consumer.queue, consumer: Some(id), entry }))
 }

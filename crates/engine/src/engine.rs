@@ -51,7 +51,13 @@ pub struct Engine {
     pub(crate) kept: usize,
     /// From which size on messages leave memory that packs hold too.
     pub(crate) memory_target: usize,
-    /// Queues that have such messages.
+    /// From which size on consumers may be held back from what packs hold.
+    pub(crate) memory_max: usize,
+    /// Consumers that are, until messages take less memory or they settle some.
+    pub(crate) held_back: BTreeSet<u64>,
+    /// Whether some of them are because dead letters wait.
+    pub(crate) held_for_letters: bool,
+    /// Queues that have messages in memory that packs hold too.
     pub(crate) listed: Vec<QueueId>,
     /// Sessions that need wait no more.
     pub(crate) resumable: VecDeque<SessionId>,
@@ -75,8 +81,9 @@ pub(crate) struct Consumer {
     pub(crate) priority: i64,
     /// Most leases at a time; 0 is no limit.
     pub(crate) prefetch: u16,
-    /// Leases out.
+    /// Leases out, and their bytes.
     pub(crate) leased: u32,
+    pub(crate) leased_bytes: usize,
     /// Off its queue's list of active consumers, because it could not take a message.
     pub(crate) blocked: bool,
 }
@@ -131,6 +138,9 @@ impl Engine {
             dying: VecDeque::new(),
             kept: 0,
             memory_target: usize::MAX,
+            memory_max: usize::MAX,
+            held_back: BTreeSet::new(),
+            held_for_letters: false,
             listed: Vec::new(),
             resumable: VecDeque::new(),
             replayed: None,
@@ -203,10 +213,21 @@ impl Engine {
         self.memory_target = bytes;
     }
 
+    /// From which size on consumers that acknowledge little, and have no prefetch, get nothing more
+    /// from packs, in bytes. At first there is no such size.
+    pub fn set_memory_max(&mut self, bytes: usize) {
+        self.memory_max = bytes;
+    }
+
     /// Whether steps do nothing of what nobody waits for from now on: messages that are too old and
     /// dead letters write much to the log, and nothing else would slow them down when it is behind.
     pub fn set_log_behind(&mut self, behind: bool) {
         self.work = if behind { 0 } else { STEP_WORK_BYTES_MAX };
+    }
+
+    /// Whether dead letters wait for the log.
+    pub(crate) fn letters_wait(&self) -> bool {
+        self.work == 0 && !self.dying.is_empty()
     }
 
     /// Bytes that messages take: their content and what refers to it, in queues, on leases and in
@@ -214,6 +235,11 @@ impl Engine {
     #[must_use]
     pub fn memory(&self) -> usize {
         self.chunks.memory() + self.kept
+    }
+
+    /// Whether messages take more memory than they may.
+    pub(crate) fn is_short(&self) -> bool {
+        self.memory() > self.memory_max
     }
 
     /// The queues there are.

@@ -12,14 +12,15 @@ impl Engine {
     /// once, because a step has left something for the next one.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        if !self.dying.is_empty() {
+        if !self.dying.is_empty() || self.may_wake_held_back() {
             return Some(Time(0));
         }
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Looks at the queues whose time has come.
+    /// Looks at the queues whose time has come, and goes on with consumers that were held back.
     pub(crate) fn meet_deadlines(&mut self, step: &mut Step<'_>) {
+        self.wake_held_back();
         while let Some((at, id)) = self.deadlines.first().copied()
             && at <= step.now
         {

@@ -184,7 +184,8 @@ impl Engine {
 
     /// Asks for messages of a queue that are needed, or soon will be.
     pub(crate) fn load(&mut self, id: QueueId, step: &mut Step<'_>) {
-        let tight = self.chunks.memory() > self.memory_target;
+        let short = self.is_short();
+        let tight = short || self.chunks.memory() > self.memory_target;
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let wanted = std::mem::take(&mut queue.wanted);
         if !queue.has_packs() {
@@ -197,7 +198,8 @@ impl Engine {
         let mut lanes = queue.lanes().iter_mut().enumerate().rev();
         let next = lanes.find_map(|(index, lane)| Some((index, lane.next_cold()?)));
         let Some((lane, (durable, cold))) = next else { return };
-        let low = cold.loaded_bytes() < bytes_max / 2;
+        // Nothing is brought ahead of who needs it while that takes too much memory.
+        let low = !short && cold.loaded_bytes() < bytes_max / 2;
         if cold.loading || !(on_disk && (wanted || consumed) || consumed && low) {
             return;
         }

@@ -175,6 +175,7 @@ impl Engine {
         };
         for consumer in &queue.consumers {
             let Some(consumer_entry) = self.consumers.remove(consumer) else { continue };
+            self.held_back.remove(consumer);
             let (session, holder) = (consumer_entry.session, consumer_entry.holder);
             if let Some(entry) =
                 self.sessions.get_mut(&session).and_then(|s| s.holders.get_mut(&holder))

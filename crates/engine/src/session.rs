@@ -31,6 +31,8 @@ pub(crate) struct Session {
     /// What it asked for and has to wait with, while it waits for a queue.
     pub(crate) stalled_for: Option<QueueId>,
     pub(crate) batches: VecDeque<Stalled>,
+    /// Whether it is to end as soon as it has done what waits.
+    pub(crate) leaving: bool,
 }
 
 impl Engine {

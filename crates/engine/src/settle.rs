@@ -92,6 +92,7 @@ impl Engine {
             let (consumers, queues) = (&mut self.consumers, &mut self.queues);
             if let Some(consumer) = consumers.get_mut(&consumer) {
                 consumer.leased -= 1;
+                consumer.leased_bytes -= lease.entry.bytes as usize;
             }
             if alone {
                 wake(consumer, consumers, queues, &mut self.dirty);
@@ -125,6 +126,22 @@ impl Engine {
     pub(crate) fn wake_shared(&mut self, number: u16, step: &Step<'_>) {
         if self.holder(step, number).shared_prefetch != 0 {
             self.wake_consumers(step.session, number);
+        }
+    }
+
+    /// Whether consumers are held back for a reason that is no more.
+    pub(crate) fn may_wake_held_back(&self) -> bool {
+        let over = !self.is_short() || self.held_for_letters && !self.letters_wait();
+        over && !self.held_back.is_empty()
+    }
+
+    /// Lets them try again.
+    pub(crate) fn wake_held_back(&mut self) {
+        if self.may_wake_held_back() {
+            self.held_for_letters = false;
+            for consumer in mem::take(&mut self.held_back) {
+                wake(consumer, &mut self.consumers, &mut self.queues, &mut self.dirty);
+            }
         }
     }
 

@@ -50,13 +50,19 @@ impl Engine {
     }
 
     /// Keeps a batch until the session may go on: before the others that wait with it, if it has
-    /// begun.
-    pub(crate) fn stall(&mut self, session: SessionId, batch: Stalled, begun: bool) {
-        let Some(session) = self.sessions.get_mut(&session) else { return };
+    /// begun. With the session's end among what waits nobody is left who would hear the answers: it
+    /// goes on without what it waits for.
+    pub(crate) fn stall(&mut self, id: SessionId, batch: Stalled, begun: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
         self.kept += batch.chunk.memory();
+        let ends = |command: &Command| matches!(command.operation, Operation::Disconnect);
+        session.leaving |= batch.commands.iter().any(ends);
         match begun {
             true => session.batches.push_front(batch),
             false => session.batches.push_back(batch),
+        }
+        if session.leaving {
+            self.resume(&mut vec![id]);
         }
     }
 
@@ -77,13 +83,12 @@ impl Engine {
             Operation::Get { queue, .. } => (queue, true),
             // Without a name it is a new one.
             Operation::DeclareQueue(declare) if !declare.name.is_empty() => (&declare.name, false),
-            Operation::DeleteQueue { name, .. } | Operation::PurgeQueue { name, .. } => {
-                (name, false)
-            }
+            // Whoever only wants to be rid of what cannot be read need not wait for it.
+            Operation::DeleteQueue { name, if_empty: true, .. } => (name, false),
             _ => return false,
         };
-        let session = self.sessions.get(&step.session);
-        if !session.is_some_and(|session| session.holders.contains_key(&command.holder)) {
+        let Some(session) = self.sessions.get(&step.session) else { return false };
+        if session.leaving || !session.holders.contains_key(&command.holder) {
             return false;
         }
         let Ok(id) = self.find_queue(command.holder, name, step) else { return false };

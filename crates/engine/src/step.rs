@@ -60,6 +60,21 @@ impl<'a> Step<'a> {
         may
     }
 
+    /// A message is given to a client: on a lease, or for good.
+    pub(crate) fn given(
+        &mut self,
+        queue: &mut Queue,
+        entry: Entry,
+        no_ack: bool,
+        chunks: &mut Chunks,
+    ) {
+        if no_ack {
+            self.settled(queue, entry, chunks);
+        } else {
+            queue.leased += 1;
+        }
+    }
+
     /// Ends a message: its queue is done with it, and the log will know.
     pub(crate) fn settled(&mut self, queue: &mut Queue, entry: Entry, chunks: &mut Chunks) {
         if chunks.is_packed(&entry) {

@@ -52,6 +52,9 @@ pub const MEMORY_RESUME_PERCENT: usize = 90;
 /// Least memory that may be allowed for messages, in bytes: one of the largest must have room,
 /// with some to spare.
 pub const MEMORY_BYTES_MIN: usize = 32 * 1024 * 1024;
+/// How much a consumer without a prefetch may have unacknowledged before it gets nothing more from
+/// disk as long as messages take more memory than is allowed, in bytes. RabbitMQ has no such limit.
+pub const LEASED_BYTES_MAX: usize = 1024 * 1024;
 /// Smallest file of the log, in bytes: each begins with all definitions.
 pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 /// Largest file of the log, in bytes: an index of its messages must be able to say where they are.

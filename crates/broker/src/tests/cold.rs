@@ -5,9 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 
-use leveret_engine::Load;
+use leveret_engine::{Load, Outcome};
 use leveret_model::FieldValue;
-use leveret_model::limits::LOG_BACKLOG_BYTES_MAX;
+use leveret_model::limits::{LEASED_BYTES_MAX, LOG_BACKLOG_BYTES_MAX};
 use leveret_storage::simulated::SimulatedDisk;
 use leveret_storage::{Disk, Stepper};
 
@@ -246,4 +246,51 @@ fn a_pack_that_cannot_be_read_keeps_no_other_queue_waiting() {
         waits.wait();
     }
     assert_eq!(broker.queues().iter().map(|queue| queue.damaged).sum::<u64>(), 0);
+}
+
+#[test]
+fn what_nobody_acknowledges_leaves_memory_for_others() {
+    const COUNT: usize = 800;
+    /// What one consumer may have beyond that, and a load that was on its way.
+    const BEYOND_BYTES: usize = LEASED_BYTES_MAX + 1024 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { memory_target: 1024 * 1024, ..options(directory.path()) };
+    let memory_max = options.memory_max;
+    let broker = Broker::open(options).expect("opens");
+    let mut client = Client::new(&broker);
+    client.declare("q", true);
+    let deadline = Instant::now() + PATIENCE;
+    for _ in 0..COUNT {
+        client.publish("q", &[vec![7; BODY_BYTES]], true);
+        while broker.memory().used > memory_max / 4 {
+            assert!(Instant::now() < deadline, "messages leave memory");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    client.ask(Operation::Consume(Box::new(Consume {
+        queue: ShortString::from_static("q"),
+        tag: ShortString::default(),
+        no_ack: false,
+        exclusive: false,
+        arguments: FieldTable::default(),
+        reply: true,
+    })));
+    let (mut count, mut last) = (0, Instant::now());
+    while last.elapsed() < Duration::from_secs(1) {
+        let used = broker.memory().used;
+        assert!(used < memory_max + BEYOND_BYTES, "{used} bytes");
+        let mut cx = Context::from_waker(Waker::noop());
+        if client.session.poll_outbound(&mut cx, &mut client.told) == Poll::Ready(()) {
+            count += client.bodies().len();
+            last = Instant::now();
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!((memory_max / 2 / BODY_BYTES..COUNT).contains(&count), "{count} came");
+    let all = Operation::Settle { lease: 0, multiple: true, outcome: Outcome::Accept };
+    client.send(all);
+    while count < COUNT {
+        client.wait();
+        count += client.bodies().len();
+    }
 }

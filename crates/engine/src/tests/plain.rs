@@ -176,6 +176,10 @@ pub(super) struct Plain {
     dying: VecDeque<Dying>,
     /// Whose batch it is.
     asking: u64,
+    /// Whether it has had to wait and is to end: then it waits no more.
+    pub(super) leaving: bool,
+    /// Whether others go on before anything is delivered.
+    pub(super) hurried: bool,
     heard: Step,
     /// Messages that are only on disk in this step: positions by queue.
     disk: Disk,
@@ -205,12 +209,15 @@ impl Plain {
         self.end_unused();
     }
 
-    /// Ends a step: all that could be delivered was, and nothing else was heard.
+    /// Ends a step: all that could be delivered was, unless others go on first, and nothing else
+    /// was heard.
     pub(super) fn end(&mut self) {
         loop {
             self.waits.clear();
-            let all: Vec<u64> = self.queues.keys().copied().collect();
-            self.attend(&all);
+            if !self.hurried {
+                let all: Vec<u64> = self.queues.keys().copied().collect();
+                self.attend(&all);
+            }
             if self.dying.is_empty() {
                 break;
             }

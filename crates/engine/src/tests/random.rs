@@ -134,13 +134,6 @@ impl Pair {
 
     /// Has both do it. Who is careful asks for what there is, and first for what is missing.
     fn batch(&mut self, session: u64, asks: &[(u16, Ask)], careful: bool) {
-        if self
-            .waiting
-            .get(&session)
-            .is_some_and(|waiting| waiting.iter().any(|batch| disconnects(batch)))
-        {
-            return;
-        }
         let mut all: Vec<(u16, Ask)> = Vec::new();
         for (holder, ask) in asks {
             let (holder, ask) = &match careful {
@@ -172,9 +165,10 @@ impl Pair {
         if waiting.len() > 1 {
             let world = &self.world;
             assert!(world.outbound.is_empty() && world.durable.is_empty(), "it has to wait");
-            return;
+        } else {
+            self.plain.leaving = false;
+            self.check_run(session, &disk);
         }
-        self.check_run(session, &disk);
         self.go_on();
     }
 
@@ -340,6 +334,9 @@ impl Pair {
         for _ in 0..CHOICES_MAX {
             let at = (self.world.now.0, session);
             self.plain.begin(at, heard.clone(), disk.clone(), choices);
+            // Its own next batch is not yet one of those in the step.
+            let mut others = self.world.engine.resumable.iter();
+            self.plain.hurried = others.any(|other| other.0 != session || next.is_some());
             for (holder, each) in asked {
                 answer(&mut self.plain, &self.queues, &self.exchanges, (session, *holder), each);
                 self.plain.bury();

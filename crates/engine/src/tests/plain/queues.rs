@@ -164,7 +164,9 @@ impl Plain {
         if self.named(name).is_some() {
             let id = self.find(who, name)?;
             self.end_old(id);
-            self.must_not_wait(id, false);
+            if if_empty {
+                self.must_not_wait(id, false);
+            }
             count = self.queues[&id].ready.len();
             if self.queues[&id].spec.quorum && (if_unused || if_empty) {
                 let flag = if if_unused { "if-unused" } else { "if-empty" };
@@ -209,7 +211,6 @@ impl Plain {
     pub(in crate::tests) fn purge(&mut self, who: Who, name: &str) -> Answer {
         let id = self.find(who, name)?;
         self.end_old(id);
-        self.must_not_wait(id, false);
         let count = std::mem::take(&mut self.queues.get_mut(&id).unwrap().ready).len();
         self.tell(who.0, format!("purged {count}"));
         Ok(())
@@ -220,6 +221,7 @@ impl Plain {
         self.end_old(id);
         self.must_not_wait(id, true);
         self.use_now(id);
+        let unread = self.queues[&id].head().is_some_and(|head| self.on_disk(id, head));
         let queue = self.queues.get_mut(&id).unwrap();
         if queue.spec.quorum && queue.spec.single_active {
             return Err(format!(
@@ -227,7 +229,8 @@ impl Plain {
                  are not supported by <<\"quorum\">> queues with single active consumer"
             ));
         }
-        let Some(entry) = queue.take() else {
+        let taken = if unread { None } else { queue.take() };
+        let Some(entry) = taken else {
             self.tell(who.0, "GotNothing");
             return Ok(());
         };
@@ -246,7 +249,7 @@ impl Plain {
     fn must_not_wait(&mut self, id: u64, gets: bool) {
         let Some(head) = self.queues[&id].head() else { return };
         let needs = gets || head.expires.is_some_and(|at| at <= self.now);
-        if needs && self.on_disk(id, head) {
+        if needs && !self.leaving && self.on_disk(id, head) {
             let text = format!("{head:?} is answered for, and only on disk");
             self.wrong(|| text);
         }

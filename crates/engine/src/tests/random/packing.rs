@@ -11,7 +11,7 @@ use super::super::plain::Disk;
 use super::super::recovering::{definitions, restored_at};
 use super::super::world::World;
 use super::asks::{Ask, QUEUES};
-use super::{Asked, Pair, SESSIONS, heard, take_down};
+use super::{Asked, Pair, SESSIONS, disconnects, heard, take_down};
 use crate::chunks::Home;
 use crate::cold::Extent;
 use crate::{Engine, PackUse, Spill, Survey};
@@ -152,6 +152,7 @@ impl Pair {
             if self.world.engine.can_resume() {
                 let disk = self.disk();
                 let session = self.world.resume();
+                self.plain.leaving = self.waiting[&session].iter().any(|batch| disconnects(batch));
                 self.check_run(session, &disk);
             } else if !self.late && !self.world.loads.is_empty() {
                 self.answer(turn % self.world.loads.len(), [1, 2, 1_000][turn % 3]);
@@ -181,8 +182,9 @@ impl Pair {
     pub(super) fn check_run(&mut self, session: u64, disk: &Disk) {
         let mut asked = self.waiting.get_mut(&session).unwrap().pop_front().unwrap();
         let engine = &self.world.engine;
+        let behind = self.waiting[&session].len();
         let known = engine.sessions.get(&SessionId(session));
-        let stalled = known.filter(|session| session.stalled_for.is_some());
+        let stalled = known.filter(|session| session.batches.len() > behind);
         let left = stalled.map_or(0, |session| session.batches[0].commands.len());
         let rest = asked.split_off(asked.len() - left);
         self.check_step(session, &asked, rest.first(), disk);
@@ -194,7 +196,7 @@ impl Pair {
     /// The queue that somebody may have to wait for.
     pub(super) fn needed(&self, asked: &Asked) -> &'static str {
         match asked {
-            Asked::Other(Ask::Get(name, _) | Ask::Purge(name) | Ask::Delete(name, ..)) => name,
+            Asked::Other(Ask::Get(name, _) | Ask::Delete(name, _, true)) => name,
             Asked::Other(Ask::Declare(index, ..)) => QUEUES[*index],
             _ => panic!("nothing to wait for"),
         }
