@@ -16,7 +16,7 @@ fn offers() -> Queue {
 #[tokio::main]
 async fn main() -> Result {
     let bus = connect().await?;
-    bus.ensure(Topology::new().queue(offers()).queue(Queue::new("offers.dead"))).await?;
+    bus.ensure(Topology::new().queue(offers())).await?;
     let (part, words) = part();
     match (part.as_str(), &words[..]) {
         ("offer", [seconds, rest @ ..]) => {

@@ -3,15 +3,11 @@
 //! It asks for no heartbeats: the commands are not waiting for anything that a dead connection
 //! would make dangerous.
 
-mod input;
-
-pub(crate) use input::Input;
-
 use crate::uri::Uri;
 use leveret_amqp_wire::error::{DecodeError, FrameError};
 use leveret_amqp_wire::frame::{self, Frame};
 use leveret_amqp_wire::method::*;
-use leveret_amqp_wire::{ContentHeader, Method};
+use leveret_amqp_wire::{ContentHeader, Input, Method};
 use leveret_model::name::TooLong;
 use leveret_model::{FieldTable, ShortString, limits};
 use std::io::{self, ErrorKind};
@@ -177,7 +173,20 @@ impl Client {
                 return Ok(incoming);
             }
             self.stream.readable().await?;
-            self.input.fill(&self.stream)?;
+            self.fill()?;
+        }
+    }
+
+    /// Reads what the socket has; whether that was anything.
+    pub(crate) fn fill(&mut self) -> io::Result<bool> {
+        match self.stream.try_read(self.input.space()) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.input.filled(count);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -271,7 +280,9 @@ mod tests {
     use leveret_amqp_wire::write_content;
 
     fn all(bytes: &[u8]) -> Result<Vec<Incoming>, ClientError> {
-        let mut input = Input::holding(bytes);
+        let mut input = Input::new(bytes.len());
+        input.space()[..bytes.len()].copy_from_slice(bytes);
+        input.filled(bytes.len());
         let (mut incoming, mut found) = (None, Vec::new());
         while let Some(frame) = input.next_frame(4096)? {
             found.extend(assemble(&mut incoming, &frame)?);

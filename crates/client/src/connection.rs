@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use leveret_amqp_wire::Input;
 use leveret_amqp_wire::method::*;
+use leveret_model::limits::READ_BYTES_MAX;
 use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
@@ -18,7 +20,6 @@ use crate::channel::{Channel, Entry, Events, Inbox};
 use crate::driver::Driver;
 use crate::error::{Error, Scope};
 use crate::incoming::Answer;
-use crate::input::Input;
 use crate::login::{Login, Tuning, log_in};
 
 /// How much may wait to be written before who publishes must wait, in bytes.
@@ -75,7 +76,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut input = Input::new();
+        let mut input = Input::new(READ_BYTES_MAX);
         let tuning = log_in(&mut stream, &mut input, login).await?;
         let shared = Arc::new(Shared {
             state: Mutex::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use leveret_amqp_wire::Input;
 use leveret_amqp_wire::frame::{self, Frame};
 use leveret_amqp_wire::method::*;
 use rustc_hash::FxHashMap;
@@ -17,7 +18,7 @@ use crate::channel::{Event, Inbox};
 use crate::connection::Shared;
 use crate::error::{Error, Scope};
 use crate::incoming::{Answer, Assembly, Incoming};
-use crate::input::Input;
+use crate::input::poll_fill;
 
 /// Largest frame that is taken, in bytes. The headers of a message are one frame whatever was
 /// agreed on.
@@ -171,13 +172,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Ok(Poll::Pending);
         }
         if !std::mem::take(&mut self.unread) {
-            match self.input.poll_fill(&mut self.stream, cx) {
+            match poll_fill(&mut self.input, &mut self.stream, cx) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(read) => read?,
             }
             self.received = true;
         }
-        let mut input = std::mem::replace(&mut self.input, Input::empty());
+        let mut input = std::mem::take(&mut self.input);
         let taken = self.take_frames(&mut input);
         self.input = input;
         self.wake();

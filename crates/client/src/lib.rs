@@ -12,7 +12,7 @@
 //! - `login`: whom to log in as, and the handshake
 //! - `connection`: the handle, and what it shares with the task; `driver`: the task, all the I/O
 //! - `channel`: calls, publishing, settling; `incoming`: what comes on a channel, put together
-//! - `input`: bytes read and not yet looked at
+//! - `input`: reading
 //! - `error`: how a connection or a channel ends
 
 mod channel;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::time::Duration;
 
+use leveret_amqp_wire::Input;
 use leveret_amqp_wire::frame::{self, METHOD};
 use leveret_amqp_wire::method::*;
 use leveret_model::limits::{CHANNEL_MAX, FRAME_MAX_BYTES, FRAME_MIN_BYTES, HEARTBEAT};
@@ -12,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::error::{Error, Scope};
-use crate::input::Input;
+use crate::input::poll_fill;
 
 /// What is said of this client to the broker that it can do (RabbitMQ's extensions).
 const CAPABILITIES: [&str; 7] = [
@@ -138,7 +139,7 @@ async fn receive<S: AsyncRead + Unpin>(stream: &mut S, input: &mut Input) -> Res
                 method => Ok(method),
             };
         }
-        poll_fn(|cx| input.poll_fill(stream, cx)).await?;
+        poll_fn(|cx| poll_fill(input, stream, cx)).await?;
     }
 }
 

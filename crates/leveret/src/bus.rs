@@ -16,7 +16,7 @@ use crate::claim_check::{self, LargeBodies};
 use crate::clock::Clock;
 use crate::connect;
 use crate::consume::{BatchHandler, Batches, ConsumerBuilder, ConsumerShared, Each, Handler};
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::{self, DeadLetters};
 use crate::delays::Delays;
 use crate::describe::Catalog;
 use crate::error::{ConnectError, Error, Result, TopologyError};
@@ -149,7 +149,8 @@ impl Bus {
     }
 
     /// Declares exchanges, queues and bindings, now and at each connect from now on. The bus's own
-    /// exchange is declared, too, where something is bound to it.
+    /// exchange is declared, too, where something is bound to it; and so is a queue that is named
+    /// for dead letters, where there is none.
     ///
     /// # Errors
     /// [`Error::Topology`] if something is there already and differs, or is refused.
@@ -159,7 +160,7 @@ impl Bus {
         if bound && topology.exchanges.iter().all(|it| it.name != own.name) {
             topology = topology.exchange(own.clone());
         }
-        Ok(self.inner.transport.ensure(topology).await?)
+        Ok(self.inner.ensure(topology).await?)
     }
 
     /// The dead letters of a queue's consumers.
@@ -261,6 +262,20 @@ async fn signal() -> std::io::Result<()> {
 impl Inner {
     pub(crate) fn consumers(&self) -> MutexGuard<'_, Vec<Arc<ConsumerShared>>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares, now and at each connect from now on; also what is named as a queue for dead
+    /// letters and is not there, or a broker would drop them.
+    pub(crate) async fn ensure(&self, mut topology: Topology) -> Result<(), TopologyError> {
+        let ours = topology.queues.iter().filter(|queue| !queue.existing);
+        let named: Vec<_> = ours.filter_map(|queue| queue.dead_letter_queue.clone()).collect();
+        for name in named {
+            let declared = topology.queues.iter().any(|queue| queue.name == name);
+            if !declared && self.transport.queue(&name).await?.is_none() {
+                topology = topology.queue(dead_letters::queue_named(&name));
+            }
+        }
+        self.transport.ensure(topology).await
     }
 
     /// Declares an exchange that messages are published to, unless that was done before.

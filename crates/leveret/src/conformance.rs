@@ -77,12 +77,15 @@ tests! {
         every_field_comes_through
         bodies_of_any_size_come_through
         a_body_that_is_too_large_is_refused
-        what_has_expired_is_not_delivered;
+        what_has_expired_is_not_delivered
+        what_has_expired_waits_where_its_queue_says;
     routing:
         every_group_gets_an_event
         consumers_of_a_group_share_the_work
         every_consumer_with_a_queue_of_its_own_gets_all
         subjects_may_be_patterns
+        headers_may_say_who_gets_what
+        headers_are_for_an_exchange_that_looks_at_them
         what_is_sent_to_a_queue_goes_to_it_alone
         a_message_that_nobody_gets_is_an_error
         an_optional_event_may_go_to_nobody;

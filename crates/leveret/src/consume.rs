@@ -35,7 +35,7 @@ use crate::failure::Failure;
 use crate::message::Message;
 use crate::rate::Rate;
 use crate::retry::Retry;
-use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, Topology};
+use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Match, Queue, Topology};
 use crate::transport::{Source, Subscription};
 
 pub(crate) use self::course::Course;
@@ -83,6 +83,7 @@ pub struct ConsumerBuilder<W> {
     queue: Queue,
     exchange: Option<Exchange>,
     subjects: Vec<Cow<'static, str>>,
+    headers: Option<Match>,
     own: bool,
     /// Whether what fails is kept: not where somebody waits for an answer and is told.
     keeps_dead: bool,
@@ -137,6 +138,7 @@ impl<M: Message, H: Handler<M>> ConsumerBuilder<Each<M, H>> {
             queue: self.queue,
             exchange: self.exchange,
             subjects: self.subjects,
+            headers: self.headers,
             own: self.own,
             keeps_dead: self.keeps_dead,
             concurrency: self.concurrency,
@@ -192,6 +194,7 @@ impl<W: Way> ConsumerBuilder<W> {
             queue: Queue::new(queue),
             exchange: M::EXCHANGE.map(Exchange::topic),
             subjects,
+            headers: None,
             own: false,
             keeps_dead: true,
             concurrency: 1,
@@ -216,6 +219,13 @@ impl<W: Way> ConsumerBuilder<W> {
         subjects: impl IntoIterator<Item = S>,
     ) -> Self {
         self.subjects = subjects.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With these headers, whatever their subject, from an [`Exchange::headers`].
+    pub fn headers(mut self, headers: Match) -> Self {
+        self.subjects = vec![Cow::Borrowed("")];
+        self.headers = Some(headers);
         self
     }
 
@@ -354,6 +364,7 @@ impl<W: Way> ConsumerBuilder<W> {
             exchange: exchange.name.clone(),
             queue: name.clone(),
             subject: subject.to_string(),
+            headers: self.headers.clone(),
         });
         let bindings: Vec<Binding> = bindings.collect();
         let source = match own {
@@ -367,7 +378,7 @@ impl<W: Way> ConsumerBuilder<W> {
                 Source::Queue(self.queue.clone())
             }
         };
-        inner.transport.ensure(topology).await?;
+        inner.ensure(topology).await?;
         let prefetch = self.prefetch.unwrap_or_else(|| {
             u16::try_from(self.concurrency.saturating_mul(PREFETCH_EACH)).unwrap_or(u16::MAX)
         });
@@ -382,6 +393,7 @@ impl<W: Way> ConsumerBuilder<W> {
             own: self.own,
             exchange,
             subjects: self.subjects,
+            headers: self.headers,
             retry: self.keeps_dead.then_some(self.policy.retry),
         });
         let shared = Arc::new(ConsumerShared::new(queue, inlet.state()));
@@ -414,6 +426,15 @@ impl<W: Way> ConsumerBuilder<W> {
         if self.own && self.subjects.is_empty() {
             let queue = &self.queue.name;
             let text = format!("nothing would come to {queue:?}: say subjects() with own_queue()");
+            return Err(Error::Invalid(text));
+        }
+        if self.headers.is_some() && !can.headers {
+            return refuse("route by headers", "use subjects()");
+        }
+        let exchange = self.exchange.as_ref().unwrap_or(&self.bus.inner.exchange);
+        if self.headers.is_some() && exchange.kind != ExchangeKind::Headers {
+            let name = &exchange.name;
+            let text = format!("{name:?} is no exchange for headers(): say Exchange::headers()");
             return Err(Error::Invalid(text));
         }
         if self.queue.priorities > can.priorities {

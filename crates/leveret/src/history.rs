@@ -122,11 +122,13 @@ pub(crate) fn bury(letter: &mut Letter, now: u64, reason: &str) {
 }
 
 /// Leaves something out of a message that has no room as it is: how it failed first, though not how
-/// often; then the program's headers, and what grew too long when it was read as text.
-pub(crate) fn lighten(letter: &mut Letter) {
+/// often; then the program's headers, and what grew too long when it was read as text. Whether
+/// there was something to leave out.
+pub(crate) fn lighten(letter: &mut Letter) -> bool {
     if letter.headers.remove(HISTORY).is_some() {
-        return;
+        return true;
     }
+    let before = letter.clone();
     letter.headers.retain(|name, value| name.starts_with(OURS) && value.len() <= KEPT_BYTES_MAX);
     letter.key.take_if(|key| key.len() > KEPT_BYTES_MAX);
     letter.id = shorten(&letter.id, SHORT_BYTES_MAX);
@@ -135,6 +137,7 @@ pub(crate) fn lighten(letter: &mut Letter) {
     for text in [&mut letter.reply_to, &mut letter.correlation_id].into_iter().flatten() {
         *text = shorten(text, SHORT_BYTES_MAX);
     }
+    *letter != before
 }
 
 /// Gives a dead letter a new life. What it has been through stays written down.
@@ -200,13 +203,14 @@ mod tests {
         letter.headers.set("own", "o".repeat(100_000));
         letter.headers.set("leveret-mine", "m".repeat(KEPT_BYTES_MAX + 1));
         note(&mut letter, &inbound, "billing", 1, &Failure::transient("no"));
-        lighten(&mut letter);
+        assert!(lighten(&mut letter));
         assert!(failures(&letter.headers).is_empty());
         assert_eq!((attempts(&letter.headers), letter.id.len()), (1, 300));
         assert!(letter.headers.get("own").is_some());
-        lighten(&mut letter);
+        assert!(lighten(&mut letter));
         assert_eq!(letter.id, format!("{}…", "i".repeat(SHORT_BYTES_MAX)));
         assert!(letter.headers.iter().all(|(_, value)| value.len() <= KEPT_BYTES_MAX));
         assert_eq!((attempts(&letter.headers), queue(&letter.headers)), (1, Some("billing")));
+        assert!(!lighten(&mut letter), "there is nothing left to leave out");
     }
 }

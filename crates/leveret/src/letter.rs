@@ -88,6 +88,14 @@ impl Headers {
     }
 }
 
+impl<N: Into<Cow<'static, str>>, V: Into<String>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
+        let mut all = Headers::default();
+        headers.into_iter().for_each(|(name, value)| all.set(name, value));
+        all
+    }
+}
+
 impl Letter {
     /// The body.
     #[must_use]

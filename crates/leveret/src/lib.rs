@@ -47,7 +47,8 @@
 //! - `bus`, `connect`, `url`: the bus, from a URL on
 //! - `message`, `json`, `letter`: what is sent, and what is written on the outside; `claim_check`:
 //!   bodies that go another way
-//! - `publish`; `consume`, with `retry`, `history`, `dedup`, `breaker` and `rate`; `dead_letters`
+//! - `publish`, with `delays`; `consume`, with `retry`, `history`, `dedup`, `breaker` and `rate`;
+//!   `dead_letters`
 //! - `rpc`: questions and answers; `agents`: programs with a name that talk to each other
 //! - `outbox` and `inbox`: messages and PostgreSQL transactions, both or neither
 //! - `transport`: what a broker must be able to do; `topology`: what must be there; `via`: the
@@ -137,6 +138,6 @@ pub use schemars;
 pub use sqlx;
 pub use stats::Stats;
 pub use topology::{
-    Binding, Delay, DelayTarget, Exchange, ExchangeKind, Queue, QueueKind, Topology,
+    Binding, Delay, DelayTarget, Exchange, ExchangeKind, Match, Queue, QueueKind, Topology,
 };
 pub use transport::QueueStatus;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::bus::{Bus, Inner};
 use crate::describe::Traffic;
 use crate::error::PublishError;
+use crate::history;
 use crate::letter::Letter;
 use crate::message::Message;
 use crate::topology::{DelayTarget, Exchange};
@@ -272,8 +273,29 @@ impl Inner {
         self.forward(target, mandatory, delay, letter).await
     }
 
-    /// Sends a letter on, whatever its size: a broker had it already.
-    pub(crate) async fn forward(
+    /// Sends a letter on that a broker had already, whatever its size, and waits for the confirm.
+    /// What has no room on it any more is left out.
+    pub(crate) async fn send_on(
+        &self,
+        target: Target,
+        delay: Option<Duration>,
+        letter: &mut Box<Letter>,
+    ) -> Result<(), PublishError> {
+        loop {
+            let sent = match self.forward(target.clone(), true, delay, letter.clone()).await {
+                Ok(ticket) => ticket.await,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Err(PublishError::Invalid(text)) if history::lighten(letter) => {
+                    tracing::warn!(id = letter.id, text, "a message goes on with less on it");
+                }
+                sent => return sent.map(drop),
+            }
+        }
+    }
+
+    async fn forward(
         &self,
         target: Target,
         mandatory: bool,

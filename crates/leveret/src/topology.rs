@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::letter::Headers;
+
 /// Declarations. They are idempotent, and made again whenever a connection is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Topology {
@@ -57,7 +59,7 @@ pub enum ExchangeKind {
     Direct,
     /// To every queue, whatever the subject.
     Fanout,
-    /// By headers.
+    /// By headers, see [`Match`].
     Headers,
 }
 
@@ -73,8 +75,9 @@ pub struct Queue {
     /// How long a message may wait in it before it is a dead letter.
     pub message_ttl: Option<Duration>,
     /// The queue that its dead letters go to, those that the broker makes: messages that expired,
-    /// or were delivered too often without an answer. A quorum queue has one where nothing is said,
-    /// called like it with `.dead` behind it.
+    /// or were delivered too often without an answer. It is made with this queue, if it is not
+    /// there; what it is to be like is said by declaring it as well. A quorum queue has one where
+    /// nothing is said, called like it with `.dead` behind it, which its consumers make.
     pub dead_letter_queue: Option<String>,
     /// How often a message may be delivered without being settled before the broker makes it a dead
     /// letter, if it counts; `None` for as often as the broker thinks right.
@@ -97,7 +100,7 @@ pub enum QueueKind {
     Quorum,
 }
 
-/// Messages of a subject go from an exchange to a queue.
+/// Messages of a subject, or with some headers, go from an exchange to a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// The exchange's name.
@@ -106,6 +109,39 @@ pub struct Binding {
     pub queue: String,
     /// The subject, or a pattern, as the exchange's kind takes it.
     pub subject: String,
+    /// The headers, where the exchange routes by them; without any, every message goes there.
+    pub headers: Option<Match>,
+}
+
+/// Which headers a message must have to go from an exchange that routes by headers to a queue.
+/// Values are texts: a header that another program sets as a number matches none. Names that begin
+/// with `x-` are the broker's, and not looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// All of these, with these values.
+    All(Headers),
+    /// One of these at least, with its value.
+    Any(Headers),
+}
+
+impl Match {
+    /// All of these, with these values: `Match::all([("format", "pdf"), ("signed", "yes")])`.
+    pub fn all<N, V>(headers: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<Cow<'static, str>>,
+        V: Into<String>,
+    {
+        Match::All(headers.into_iter().collect())
+    }
+
+    /// One of these at least, with its value.
+    pub fn any<N, V>(headers: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<Cow<'static, str>>,
+        V: Into<String>,
+    {
+        Match::Any(headers.into_iter().collect())
+    }
 }
 
 impl Topology {
@@ -138,7 +174,20 @@ impl Topology {
         subject: impl Into<String>,
     ) -> Self {
         let (exchange, queue, subject) = (exchange.into(), queue.into(), subject.into());
-        self.bindings.push(Binding { exchange, queue, subject });
+        self.bindings.push(Binding { exchange, queue, subject, headers: None });
+        self
+    }
+
+    /// With a binding by headers, from an exchange that routes by them.
+    #[must_use]
+    pub fn bind_where(
+        mut self,
+        exchange: impl Into<Cow<'static, str>>,
+        queue: impl Into<String>,
+        headers: Match,
+    ) -> Self {
+        let (exchange, queue, subject) = (exchange.into(), queue.into(), String::new());
+        self.bindings.push(Binding { exchange, queue, subject, headers: Some(headers) });
         self
     }
 
@@ -198,6 +247,12 @@ impl Exchange {
         Exchange::new(name, ExchangeKind::Fanout)
     }
 
+    /// One that routes by headers.
+    #[must_use]
+    pub fn headers(name: impl Into<Cow<'static, str>>) -> Self {
+        Exchange::new(name, ExchangeKind::Headers)
+    }
+
     /// It is somebody else's, and must be there already.
     #[must_use]
     pub fn existing(mut self) -> Self {
@@ -241,7 +296,7 @@ impl Queue {
         self
     }
 
-    /// With dead letters in that queue.
+    /// With dead letters in that queue, which is made if it is not there.
     #[must_use]
     pub fn dead_letter_queue(mut self, queue: impl Into<String>) -> Self {
         self.dead_letter_queue = Some(queue.into());

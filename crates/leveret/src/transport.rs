@@ -82,6 +82,8 @@ pub struct Capabilities {
     pub priorities: u8,
     /// Whether a publisher learns that a message went nowhere.
     pub unroutable: bool,
+    /// Whether an exchange can route by headers.
+    pub headers: bool,
     /// Whether one consumer at a time can be had on a queue: without it there is order only within
     /// a process.
     pub single_active_consumer: bool,

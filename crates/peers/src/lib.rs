@@ -20,5 +20,6 @@ mod realm;
 
 pub use cluster::RabbitCluster;
 pub use leveret::Leveret;
+pub use place::{free_port, greets};
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;

@@ -65,7 +65,7 @@ pub(crate) fn beside_the_build() -> PathBuf {
 
 /// A port that nobody listens on, below those that systems give to outgoing connections: such
 /// a connection could take it while the server is down.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Processes that run tests at the same time begin at different places.
     let start = id().wrapping_mul(61) % 20_000;
@@ -90,7 +90,7 @@ pub(crate) fn first_answer(port: u16, request: &[u8]) -> Option<u8> {
 }
 
 /// Whether an AMQP server answers there; that a port is open says little.
-pub(crate) fn greets(port: u16) -> bool {
+pub fn greets(port: u16) -> bool {
     // A method frame: connection.start.
     first_answer(port, b"AMQP\x00\x00\x09\x01") == Some(1)
 }

@@ -61,7 +61,7 @@ pub(crate) async fn consume(
         if total >= count || shared.is_over() {
             break;
         }
-        if client.input.fill(&client.stream)? {
+        if client.fill()? {
             tokio::task::yield_now().await;
         } else {
             let _ = tokio::time::timeout(LOOK, client.stream.readable()).await;

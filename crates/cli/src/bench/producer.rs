@@ -129,7 +129,7 @@ impl Producer {
             if !self.unsent.is_empty() {
                 self.write()?;
             }
-            if self.client.input.fill(&self.client.stream)? {
+            if self.client.fill()? {
                 self.hear()?;
             } else {
                 self.wait().await;

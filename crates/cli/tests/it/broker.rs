@@ -2,15 +2,13 @@
 
 use crate::program;
 use crate::tools::say;
+use leveret_peers::{free_port, greets};
 use rustix::process::{Pid, Signal, kill_process};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio, id};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -270,32 +268,4 @@ impl Drop for Server {
             eprintln!("--- the broker at port {} said:\n{}", self.port, self.log());
         }
     }
-}
-
-/// Whether an AMQP server answers there; that a port is open says little.
-fn greets(port: u16) -> bool {
-    let Ok(mut socket) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
-        return false;
-    };
-    let mut kind = [0];
-    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("set a time limit");
-    socket.write_all(b"AMQP\x00\x00\x09\x01").is_ok()
-        && socket.read_exact(&mut kind).is_ok()
-        && kind == [1]
-}
-
-/// A port that nobody listens on, below those that systems give to outgoing connections: such
-/// a connection could take it while the broker is down.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Processes that run tests at the same time begin at different places.
-    let start = id().wrapping_mul(61) % 20_000;
-    for _ in 0..1_000 {
-        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(10_000 + (start + step) % 20_000).expect("below 30 000");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port");
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::scene::{content, notes};
+use super::scene::{content, notes, until_waiting};
 use super::{Scene, Verdict};
 use crate::error::PublishError;
 use crate::message::{CodecError, Message, Payload, Raw, Text};
+use crate::topology::{Queue, Topology};
 
 /// A message with a name and a key of its own.
 struct Named(String);
@@ -128,6 +129,28 @@ pub(super) async fn what_has_expired_is_not_delivered(scene: Scene) -> Verdict {
     let texts = seen.texts(1).await?;
     check!(texts == ["kept"], "{texts:?} came");
     seen.none().await?;
+    bus.close().await;
+    Ok(())
+}
+
+pub(super) async fn what_has_expired_waits_where_its_queue_says(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    let names = [scene.name("offers"), scene.name("other-offers"), scene.name("late")];
+    let [offers, others, late] = &names;
+    // The second one finds it there.
+    for name in [offers, others] {
+        let ttl = Duration::from_millis(50);
+        let queue = Queue::new(name).message_ttl(ttl).dead_letter_queue(late);
+        bus.ensure(Topology::new().queue(queue)).await?;
+        bus.send(name, &Text::from("an offer")).await?;
+    }
+    until_waiting(&bus, late, 2).await?;
+    // It may be like anything, if that is said.
+    let dead = Queue::new(scene.name("own")).message_ttl(Duration::from_secs(600));
+    let queue = Queue::new(scene.name("its")).dead_letter_queue(&dead.name);
+    bus.ensure(Topology::new().queue(queue.clone()).queue(dead.clone())).await?;
+    bus.ensure(Topology::new().queue(queue)).await?;
+    bus.ensure(Topology::new().queue(dead)).await?;
     bus.close().await;
     Ok(())
 }

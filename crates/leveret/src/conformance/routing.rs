@@ -6,10 +6,11 @@ use std::slice;
 use super::scene::{Seen, content, notes, until_waiting};
 use super::{Scene, Verdict};
 use crate::bus::Bus;
-use crate::error::PublishError;
+use crate::error::{Error, PublishError};
 use crate::failure::BoxError;
 use crate::message::Text;
 use crate::retry::Retry;
+use crate::topology::{Exchange, Match, Queue, Topology};
 
 /// A consumer of some subjects, and what it gets.
 async fn listen(
@@ -94,6 +95,54 @@ pub(super) async fn subjects_may_be_patterns(scene: Scene) -> Verdict {
     check!(word == ["a.made", "b.made"], "*.made is {word:?}");
     check!(all == ["a.made", "b.made", "b.gone", "a.b.made"], "# is {all:?}");
     check!(two == ["a.made", "b.gone"], "two subjects are {two:?}");
+    bus.close().await;
+    Ok(())
+}
+
+pub(super) async fn headers_may_say_who_gets_what(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    if !bus.capabilities().headers {
+        return Ok(());
+    }
+    let documents = Exchange::headers(scene.name("documents"));
+    let (all, mut both) = notes();
+    bus.consume(&scene.name("both"), content::<Text>(all))
+        .exchange(documents.clone())
+        .headers(Match::all([("format", "pdf"), ("signed", "yes")]))
+        .start()
+        .await?;
+    let (any, mut either) = notes();
+    bus.consume(&scene.name("either"), content::<Text>(any))
+        .exchange(documents.clone())
+        .headers(Match::any([("format", "pdf"), ("signed", "yes")]))
+        .own_queue()
+        .start()
+        .await?;
+    let queue = scene.name("unsigned");
+    let topology = Topology::new().exchange(documents.clone()).queue(Queue::new(&queue));
+    let unsigned = Match::all([("signed", "no")]);
+    bus.ensure(topology.bind_where(documents.name.clone(), &queue, unsigned)).await?;
+    for (format, signed) in [("pdf", "no"), ("ps", "yes"), ("ps", "no"), ("pdf", "yes")] {
+        let text = Text(format!("{format} {signed}"));
+        let publish = bus.publish(&text).exchange(documents.clone());
+        publish.header("format", format).header("signed", signed).await?;
+    }
+    let (both_came, either_came) = (both.texts(1).await?, either.texts(3).await?);
+    check!(both_came == ["pdf yes"], "all are {both_came:?}");
+    check!(either_came == ["pdf no", "ps yes", "pdf yes"], "any are {either_came:?}");
+    both.none().await?;
+    either.none().await?;
+    until_waiting(&bus, &queue, 2).await?;
+    bus.close().await;
+    Ok(())
+}
+
+pub(super) async fn headers_are_for_an_exchange_that_looks_at_them(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    let topics = bus.consume(&scene.name("topics"), content::<Text>(notes().0));
+    let started = topics.headers(Match::all([("format", "pdf")])).start().await;
+    let expected = matches!(started, Err(Error::Invalid(_) | Error::Unsupported { .. }));
+    check!(expected, "the bus's exchange knows no headers: {started:?}");
     bus.close().await;
     Ok(())
 }

@@ -15,7 +15,6 @@ use crate::backoff::Backoff;
 use crate::bus::Bus;
 use crate::cx::Cx;
 use crate::dead_letters::{dead_name, dead_queue};
-use crate::error::PublishError;
 use crate::failure::{Failure, Remedy};
 use crate::history;
 use crate::letter::Letter;
@@ -118,17 +117,10 @@ impl Course {
         let mut stuck = None;
         loop {
             let target = Target::Queue(queue.clone());
-            let sent = self.bus.inner.forward(target, true, delay, letter.clone()).await;
-            let result: Result<_, PublishError> = match sent {
-                Ok(ticket) => ticket.await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = result else { return };
+            let sent = self.bus.inner.send_on(target, delay, &mut letter).await;
+            let Err(error) = sent else { return };
             failures += 1;
             stuck.get_or_insert_with(|| self.shared.stuck()).because(&error);
-            if let PublishError::Invalid(_) = error {
-                history::lighten(&mut letter);
-            }
             tracing::error!(queue, failures, %error, "a failed message waits to be sent on");
             if let Err(error) = self.bus.inner.transport.ensure(way.clone()).await {
                 tracing::error!(queue, %error, "its way cannot be made again");

@@ -171,8 +171,8 @@ impl<'a> Pass<'a> {
         let (inner, mut letter) = (Arc::clone(&self.dead.bus.inner), Box::new(dead.letter));
         history::revive(&mut letter);
         let sending = async move {
-            let sent = inner.dispatch(Target::Queue(queue), true, None, letter).await?.await;
-            sent.map(drop).map_err(|error| unroutable(error).into())
+            let sent = inner.send_on(Target::Queue(queue), None, &mut letter).await;
+            sent.map_err(|error| unroutable(error).into())
         };
         self.sending = Some((token, Box::pin(sending)));
         true

@@ -10,7 +10,7 @@ use super::growing::Growing;
 use crate::message::Message;
 use crate::publish::Address;
 use crate::retry::Retry;
-use crate::topology::Exchange;
+use crate::topology::{Exchange, Match};
 use crate::url;
 
 /// How many subjects of an exchange, and how many queues, are learned that a type of messages is
@@ -71,6 +71,7 @@ pub(crate) struct Received {
     pub(crate) own: bool,
     pub(crate) exchange: Exchange,
     pub(crate) subjects: Vec<Cow<'static, str>>,
+    pub(crate) headers: Option<Match>,
     /// Where what fails comes again, or is a dead letter.
     pub(crate) retry: Option<Retry>,
 }

@@ -10,7 +10,7 @@ use super::section::Section;
 use crate::dead_letters::dead_name;
 use crate::publish::Address;
 use crate::retry::Retry;
-use crate::topology::{Exchange, ExchangeKind};
+use crate::topology::{Exchange, ExchangeKind, Match};
 
 const ASYNCAPI: &str = "3.0.0";
 const AMQP_BINDINGS: &str = "0.3.0";
@@ -95,6 +95,9 @@ impl<'a> Draft<'a> {
         if !received.subjects.is_empty() {
             let exchange = self.exchange(&received.exchange);
             more["bindings"] = json!({"exchange": exchange, "routingKeys": received.subjects});
+            if let Some(headers) = &received.headers {
+                more["bindings"]["arguments"] = arguments(headers);
+            }
         }
         if let Some(policy) = &received.retry {
             more["retry"] = retry(policy);
@@ -250,6 +253,14 @@ impl<'a> Draft<'a> {
 fn amqp(mut bindings: Value) -> Value {
     bindings["bindingVersion"] = AMQP_BINDINGS.into();
     json!({ "amqp": bindings })
+}
+
+fn arguments(headers: &Match) -> Value {
+    let (rule, headers) = match headers {
+        Match::All(headers) => ("all", headers),
+        Match::Any(headers) => ("any", headers),
+    };
+    headers.iter().chain([("x-match", rule)]).collect()
 }
 
 fn retry(retry: &Retry) -> Value {

@@ -71,6 +71,7 @@ impl Amqp {
     }
 
     /// With what [`Transport::native`] gives, and something to be kept for as long as this lives.
+    #[cfg(feature = "embedded")]
     pub(crate) fn over(
         mut self,
         native: impl Any + Send + Sync,
@@ -128,6 +129,7 @@ impl Transport for Amqp {
             delay_step: delay::STEP,
             priorities: 255,
             unroutable: true,
+            headers: true,
             single_active_consumer: true,
             messages_max: true,
             body_bytes_max: leveret_client::model::limits::MESSAGE_BYTES_MAX,

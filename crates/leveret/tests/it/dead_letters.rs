@@ -4,16 +4,23 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use leveret::object_store::memory::InMemory;
 use leveret::{
-    Bus, Cx, Exchange, Failure, Filter, PublishError, Queue, Raw, Redriven, Text, Topology,
+    Bus, ClaimCheck, Cx, Error, Exchange, Failure, Filter, PublishError, Queue, Raw, Redriven,
+    Text, Topology,
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::elsewhere::Elsewhere;
 use crate::proxy::{Proxy, Troubles};
-use crate::{Place, on_every_transport, until, within};
+use crate::{Place, on_every_transport, shared_rabbitmq, until, within};
 
 const QUEUE: &str = "work";
+/// How long one waits for dead letters that must be there.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// So many dead letters of [`QUEUE`], called by their numbers from there.
 async fn bury(bus: &Bus, from: u32, count: u32, bytes: usize) {
@@ -114,7 +121,7 @@ async fn what_came_by_a_queue_that_is_gone_needs_another_one(bus: Bus) {
     let dead = bus.dead_letters("news");
     until(async || dead.count().await.unwrap() == 1).await;
     let error = dead.redrive(&Filter::all(), 10).await.unwrap_err();
-    assert!(matches!(error, leveret::Error::Publish(PublishError::Unroutable { .. })), "{error}");
+    assert!(matches!(error, Error::Publish(PublishError::Unroutable { .. })), "{error}");
     let text = error.to_string();
     assert!(text.contains("\"news\"") && text.contains("redrive_to()"), "{text}");
     until(async || dead.count().await.unwrap() == 1).await;
@@ -157,6 +164,57 @@ async fn others_get_their_messages_meanwhile() {
     bus.close().await;
 }
 
+/// Somebody else's consumer may be the only one that gets any.
+#[tokio::test(start_paused = true)]
+async fn those_that_do_not_come_are_waited_for_for_a_minute() {
+    let bus = Place::Memory.bus().await;
+    let dead = bus.dead_letters(QUEUE);
+    let mut queue = Queue::new(dead.queue());
+    queue.single_active_consumer = true;
+    bus.ensure(Topology::new().queue(Queue::new(QUEUE)).queue(queue)).await.unwrap();
+    for _ in 0..3 {
+        bus.send(&dead.queue(), &Text::from("x")).await.unwrap();
+    }
+    let held = async |_: Text, _: Cx| {
+        sleep(Duration::from_secs(3600)).await;
+        Ok(())
+    };
+    let holder = bus.consume(&dead.queue(), held).sent_only().queue(Queue::existing).prefetch(1);
+    let holder = holder.start().await.unwrap();
+    until(async || dead.count().await.unwrap() == 2).await;
+    let start = Instant::now();
+    let error = dead.redrive(&Filter::all(), 100).await.unwrap_err();
+    let took = start.elapsed();
+    assert!((MINUTE..MINUTE + Duration::from_secs(5)).contains(&took), "{took:?}");
+    let stalled = matches!(&error, Error::Stalled { queue, done: 0, count: 2, .. }
+        if *queue == dead.queue());
+    assert!(stalled && error.to_string().contains("do not come"), "{error}");
+    holder.stop(Duration::ZERO).await;
+    // They are where they were.
+    assert_eq!(dead.redrive(&Filter::all(), 100).await.unwrap(), Redriven { done: 3, kept: 0 });
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_back_is_waited_for_for_a_minute() {
+    let place = Place::server();
+    let Place::Server(server) = &place else { panic!("it is a server") };
+    let (direct, proxy) = (place.bus().await, Proxy::start(server.port()).await);
+    bury(&direct, 0, 2_000, 5_000).await;
+    let bus = Bus::connect(&proxy.url("")).await.unwrap();
+    let discarding =
+        tokio::spawn(async move { bus.dead_letters(QUEUE).discard(&Filter::all()).await });
+    until(async || direct.dead_letters(QUEUE).count().await.unwrap() < 1_900).await;
+    proxy.be_silent();
+    // Nothing comes from there any more, so time may pass at once.
+    tokio::time::pause();
+    let start = Instant::now();
+    let error = discarding.await.unwrap().unwrap_err();
+    assert!(start.elapsed() >= MINUTE, "{error} after {:?}", start.elapsed());
+    let stalled = matches!(error, Error::Stalled { done: 1..2_000, count: 2_000, .. });
+    assert!(stalled && error.to_string().contains("the connection was lost"), "{error}");
+}
+
 /// A lost connection doubles what was under way, and neither more nor less.
 #[tokio::test]
 async fn lost_connections_lose_nothing_and_double_little() {
@@ -183,4 +241,72 @@ async fn lost_connections_lose_nothing_and_double_little() {
     for bus in [bus, direct] {
         bus.close().await;
     }
+}
+
+/// Other programs may send larger messages than the toolkit does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_is_larger_than_what_may_be_sent_goes_back() {
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
+    let url = rabbit.url_of(&vhost);
+    let bus = Bus::connect(&url).await.unwrap();
+    bury(&bus, 0, 1, 10).await;
+    let size = usize::try_from(bus.capabilities().body_bytes_max).unwrap() + 1;
+    let dead = bus.dead_letters(QUEUE);
+    let properties = BasicProperties::default().with_message_id("large".into());
+    Elsewhere::connect(&url).await.send(&dead.queue(), &vec![7; size], properties).await;
+    until(async || dead.count().await.unwrap() == 2).await;
+    let done = within(dead.redrive(&Filter::all(), 100)).await.unwrap();
+    assert_eq!(done, Redriven { done: 2, kept: 0 });
+    let (seen, mut came) = mpsc::unbounded_channel();
+    let handler = move |Raw(body): Raw, cx: Cx| {
+        let _ = seen.send((cx.id().to_owned(), body.len()));
+        async { Ok(()) }
+    };
+    bus.consume(QUEUE, handler).start().await.unwrap();
+    for expected in [("0", 10), ("large", size)] {
+        let (id, len) = within(came.recv()).await.unwrap();
+        assert_eq!((id.as_str(), len), expected);
+    }
+    bus.close().await;
+}
+
+/// Who redrives may know of a store that those do not who handle what comes back.
+#[tokio::test]
+async fn a_body_that_was_in_the_message_stays_there() {
+    let place = Place::server();
+    let direct = place.bus().await;
+    bury(&direct, 0, 1, 10_000).await;
+    let store = ClaimCheck::new(InMemory::new(), "bodies").above(1_000);
+    let bus = Bus::builder(&place.url()).large_bodies(store).connect().await.unwrap();
+    let done = bus.dead_letters(QUEUE).redrive(&Filter::all(), 100).await.unwrap();
+    assert_eq!(done, Redriven { done: 1, kept: 0 });
+    let mut came = consume(&direct, QUEUE).await;
+    assert_eq!(within(came.recv()).await.unwrap(), "0");
+    for bus in [bus, direct] {
+        bus.close().await;
+    }
+}
+
+/// Numbers are longer as texts, which is how the toolkit reads headers.
+#[tokio::test]
+async fn a_dead_letter_whose_headers_have_no_room_as_texts_goes_back_without_them() {
+    let place = Place::server();
+    let bus = place.bus().await;
+    bury(&bus, 0, 1, 10).await;
+    let mut headers = FieldTable::default();
+    for number in 0..7_000 {
+        headers.insert(format!("{number}").into(), AMQPValue::LongLongInt(i64::MIN));
+    }
+    let dead = bus.dead_letters(QUEUE);
+    let properties =
+        BasicProperties::default().with_message_id("many".into()).with_headers(headers);
+    Elsewhere::connect(&place.url()).await.send(&dead.queue(), b"x", properties).await;
+    until(async || dead.count().await.unwrap() == 2).await;
+    let done = within(dead.redrive(&Filter::all(), 100)).await.unwrap();
+    assert_eq!(done, Redriven { done: 2, kept: 0 });
+    let mut came = consume(&bus, QUEUE).await;
+    for id in ["0", "many"] {
+        assert_eq!(within(came.recv()).await.unwrap(), id);
+    }
+    bus.close().await;
 }

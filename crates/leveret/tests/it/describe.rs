@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leveret::json::Value;
 use leveret::{
-    AgentCx, Agents, Bus, Cx, Exchange, Fault, Json, Message, Note, Retry, Text, schemars,
+    AgentCx, Agents, Bus, Cx, Exchange, Fault, Json, Match, Message, Note, Retry, Text, schemars,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,19 @@ async fn consumers_are_described_with_what_becomes_of_failures() {
     assert_eq!(channel["address"], Value::Null, "its name is made up");
     assert_eq!(channel["bindings"]["amqp"]["queue"]["exclusive"], true);
     assert_eq!(keys(&document["operations"]), ["receive.billing", "receive.watch"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_by_headers_says_which() {
+    let bus = memory().await;
+    let scans = bus.consume("scans", async |_: Text, _: Cx| Ok(()));
+    let scans = scans.exchange(Exchange::headers("documents"));
+    scans.headers(Match::any([("format", "pdf"), ("format.old", "ps")])).start().await.unwrap();
+    let document = describe(&bus);
+    let bindings = &document["operations"]["receive.scans"]["x-leveret"]["bindings"];
+    assert_eq!(bindings["exchange"]["type"], "headers");
+    let arguments = json!({ "x-match": "any", "format": "pdf", "format.old": "ps" });
+    assert_eq!(bindings["arguments"], arguments);
 }
 
 #[tokio::test(start_paused = true)]

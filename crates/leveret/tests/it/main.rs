@@ -20,8 +20,9 @@ mod dead_letters;
 #[cfg(test)]
 mod dedup_file;
 #[cfg(test)]
-#[cfg(feature = "schema")]
 mod describe;
+#[cfg(test)]
+mod elsewhere;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

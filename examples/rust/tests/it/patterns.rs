@@ -80,6 +80,27 @@ fn tasks_by_their_kind() {
 }
 
 #[test]
+fn documents_go_where_their_headers_are_wanted() {
+    everywhere(|place| {
+        for service in ["archive", "convert"] {
+            let mut first = place.start("headers", &[service]);
+            first.wait_for("waits");
+            first.stop();
+        }
+        place.run("headers", &["publish", "contract", "format=pdf", "signed=yes"]);
+        place.run("headers", &["publish", "letter", "format.old=doc", "signed=yes"]);
+        let nobody = ["publish", "draft", "format=pdf", "signed=no"];
+        let nobody = place.command("headers", &nobody).output().unwrap();
+        assert!(!nobody.status.success(), "{nobody:?}");
+        for (service, document) in [("archive", "contract"), ("convert", "letter")] {
+            let mut running = place.start("headers", &[service]);
+            running.wait_for(&format!("{service} has {document}"));
+            assert_eq!(count(&running.stop(), "has"), 1);
+        }
+    });
+}
+
+#[test]
 fn everyone_hears_an_announcement() {
     everywhere(|place| {
         let expected = ["email hears: Maintenance at noon", "inventory hears: Maintenance at noon"];

@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use super::delay;
 use crate::dead_letters::{dead_name, is_dead};
 use crate::error::{ConnectError, TopologyError};
-use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Queue, QueueKind, Topology};
+use crate::topology::{
+    Binding, DelayTarget, Exchange, ExchangeKind, Match, Queue, QueueKind, Topology,
+};
 
 /// What was declared, to be declared again at each connect.
 #[derive(Debug)]
@@ -198,7 +200,22 @@ fn steps(topology: &Topology, kind: QueueKind) -> Result<Vec<Step>, TopologyErro
 }
 
 pub(crate) fn bind(binding: &Binding) -> Result<Step, TopologyError> {
-    Step::bind_queue(&binding.exchange, &binding.queue, &binding.subject, FieldTable::new())
+    let arguments = match &binding.headers {
+        Some(headers) => match_arguments(headers)?,
+        None => FieldTable::new(),
+    };
+    Step::bind_queue(&binding.exchange, &binding.queue, &binding.subject, arguments)
+}
+
+fn match_arguments(headers: &Match) -> Result<FieldTable, TopologyError> {
+    let (rule, headers) = match headers {
+        Match::All(headers) => ("all", headers),
+        Match::Any(headers) => ("any", headers),
+    };
+    let rule = Ok((ShortString::from_static("x-match"), rule.into()));
+    let headers = headers.iter().filter(|(name, _)| !name.starts_with("x-"));
+    let headers = headers.map(|(header, value)| Ok((name("header", header)?, value.into())));
+    headers.chain([rule]).collect()
 }
 
 fn declare_exchange(exchange: &Exchange) -> Result<Step, TopologyError> {

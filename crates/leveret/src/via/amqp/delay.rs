@@ -69,6 +69,7 @@ fn level(level: u32) -> String {
 }
 
 /// Whether messages that are put off wait in the queue of that name.
+#[cfg(feature = "embedded")]
 pub(crate) fn is_level(queue: &str) -> bool {
     queue.starts_with(LEVEL)
 }

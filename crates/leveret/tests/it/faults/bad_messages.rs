@@ -1,8 +1,9 @@
 //! Messages that make the broker close the channel or the connection.
 
+use crate::elsewhere::Elsewhere;
 use crate::shared_rabbitmq;
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use leveret::{Bus, Cx, Exchange, Failure, PublishError, Queue, Retry, Text, Topology};
 use leveret_peers::Leveret;
 use std::time::Duration;
@@ -73,10 +74,7 @@ async fn a_message_whose_headers_fill_a_frame_can_fail_too() {
     let mut headers = FieldTable::default();
     headers.insert("note".into(), AMQPValue::LongString("x".repeat(130_500).into()));
     let properties = BasicProperties::default().with_headers(headers);
-    let channel = &elsewhere.channel;
-    let publish =
-        channel.basic_publish("".into(), "work".into(), Default::default(), b"x", properties);
-    publish.await.expect("it is sent");
+    elsewhere.send("work", b"x", properties).await;
     let dead = timeout(Duration::from_secs(20), async {
         loop {
             let dead = bus.dead_letters("work").list(1).await.expect("a list");
@@ -90,21 +88,6 @@ async fn a_message_whose_headers_fill_a_frame_can_fail_too() {
     assert_eq!(dead.letter.headers.get("leveret-attempts"), Some("3"));
     work.stop(Duration::from_secs(5)).await;
     bus.close().await;
-}
-
-/// A client that is none of ours.
-struct Elsewhere {
-    _connection: Connection,
-    channel: Channel,
-}
-
-impl Elsewhere {
-    async fn connect(url: &str) -> Elsewhere {
-        let options = ConnectionProperties::default();
-        let connection = Connection::connect(url, options).await.expect("a connection");
-        let channel = connection.create_channel().await.expect("a channel");
-        Elsewhere { _connection: connection, channel }
-    }
 }
 
 async fn delete_exchange(url: &str, exchange: &str) {
