@@ -70,11 +70,16 @@ pub(crate) struct Inner {
     consumers: Mutex<Vec<Arc<ConsumerShared>>>,
 }
 
+/// Puts a transport inside another one.
+type Wrap = dyn Fn(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync;
+
 /// Settings of a bus; each has a default.
 #[derive(Clone)]
 pub struct BusBuilder {
     url: String,
     transport: Option<Arc<dyn Transport>>,
+    wrap: Option<Arc<Wrap>>,
+    unverified: bool,
     exchange: Exchange,
     window_messages: usize,
     window_bytes: usize,
@@ -106,6 +111,8 @@ impl Bus {
         BusBuilder {
             url: url.to_owned(),
             transport: None,
+            wrap: None,
+            unverified: false,
             exchange: Exchange::topic("events"),
             window_messages: 1024,
             window_bytes: 8 * 1024 * 1024,
@@ -153,8 +160,10 @@ impl Bus {
     /// for dead letters, where there is none.
     ///
     /// # Errors
-    /// [`Error::Topology`] if something is there already and differs, or is refused.
+    /// [`Error::Unsupported`] if the transport cannot make a queue like that; [`Error::Topology`] if
+    /// something is there already and differs, or is refused.
     pub async fn ensure(&self, mut topology: Topology) -> Result<()> {
+        self.capabilities().check(&topology)?;
         let own = &self.inner.exchange;
         let bound = topology.bindings.iter().any(|it| it.exchange == own.name);
         if bound && topology.exchanges.iter().all(|it| it.name != own.name) {
@@ -358,11 +367,30 @@ impl BusBuilder {
         self
     }
 
+    /// With the transport inside another one, which may count, slow or fail what goes through it.
+    #[must_use]
+    pub fn wrap(
+        mut self,
+        wrap: impl Fn(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync + 'static,
+    ) -> Self {
+        self.wrap = Some(Arc::new(wrap));
+        self
+    }
+
+    /// Also over a transport that cannot tell that a message went nowhere: what is published for
+    /// nobody, or sent to a queue that is not there, is lost then without an error, and so is what
+    /// failed if its queue for dead letters was deleted.
+    #[must_use]
+    pub fn unverified(mut self) -> Self {
+        self.unverified = true;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     /// [`Error::Connect`] if the URL makes no sense, the login is refused, or nobody answers in
-    /// time.
+    /// time; [`Error::Unsupported`] if the transport cannot tell that a message went nowhere.
     pub async fn connect(self) -> Result<Bus> {
         let in_memory = self.transport.is_none() && self.url == IN_MEMORY;
         let catalog = Catalog::new(self.transport.is_none().then_some(&self.url));
@@ -370,7 +398,16 @@ impl BusBuilder {
             Some(transport) => transport,
             None => connect::open(&self.url, self.confirm_timeout).await?,
         };
+        let transport = match &self.wrap {
+            Some(wrap) => wrap(transport),
+            None => transport,
+        };
         transport.connected(self.connect_timeout).await?;
+        let can = transport.capabilities();
+        if !can.unroutable && !self.unverified {
+            let what = "tell that a message went nowhere";
+            return Err(can.unsupported(what, "say unverified() to the builder if it may be lost"));
+        }
         let names = Names::new().map_err(|error| {
             ConnectError::Url(format!("the system gives no random bytes: {error}"))
         })?;

@@ -92,6 +92,7 @@ tests! {
     delivery:
         messages_come_in_order
         messages_of_a_key_are_handled_in_order
+        order_by_key_has_one_consumer_at_a_time
         a_slow_consumer_holds_no_more_than_its_prefetch
         what_was_not_settled_comes_again
         what_is_released_comes_again
@@ -121,6 +122,7 @@ tests! {
         a_breaker_pauses_and_tries_one;
     limits:
         a_full_queue_refuses
+        a_full_queue_of_its_own_refuses
         what_should_be_there_and_is_not_is_an_error
         a_declaration_that_differs_is_an_error
         a_window_limits_what_is_unconfirmed

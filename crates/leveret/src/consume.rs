@@ -2,6 +2,7 @@
 
 mod attempt;
 mod batch;
+mod check;
 mod course;
 mod guard;
 mod intake;
@@ -30,12 +31,14 @@ use crate::cx::Cx;
 use crate::dead_letters::dead_queue;
 use crate::dedup::Dedup;
 use crate::describe::{Received, Traffic};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failure::Failure;
 use crate::message::Message;
 use crate::rate::Rate;
 use crate::retry::Retry;
-use crate::topology::{Binding, DelayTarget, Exchange, ExchangeKind, Match, Queue, Topology};
+use crate::topology::{
+    Binding, DelayTarget, Exchange, ExchangeKind, Match, Queue, QueueKind, Topology,
+};
 use crate::transport::{Source, Subscription};
 
 pub(crate) use self::course::Course;
@@ -89,16 +92,18 @@ pub struct ConsumerBuilder<W> {
     keeps_dead: bool,
     concurrency: usize,
     ordered: bool,
+    /// Whether one consumer at a time is to have the queue.
+    alone: bool,
     key_from: Option<KeyOf>,
     prefetch: Option<u16>,
     priority: i32,
+    retry: Option<Retry>,
     policy: Policy,
 }
 
 /// What is done with messages around their handler.
 #[derive(Clone)]
 pub(crate) struct Policy {
-    pub(crate) retry: Retry,
     pub(crate) timeout: Option<Duration>,
     pub(crate) rate: Option<Rate>,
     pub(crate) breaker: Option<Breaker>,
@@ -143,9 +148,11 @@ impl<M: Message, H: Handler<M>> ConsumerBuilder<Each<M, H>> {
             keeps_dead: self.keeps_dead,
             concurrency: self.concurrency,
             ordered: self.ordered,
+            alone: self.alone,
             key_from: self.key_from,
             prefetch: self.prefetch,
             priority: self.priority,
+            retry: self.retry,
             policy: self.policy,
         }
     }
@@ -177,10 +184,7 @@ impl<M: Message, H: BatchHandler<M>> ConsumerBuilder<Batches<M, H>> {
     ) -> Self {
         let most = most.clamp(1, usize::from(u16::MAX));
         let way = Batches { handler, batch: Batch { most, within }, message: PhantomData };
-        let mut builder = ConsumerBuilder::new::<M>(bus, queue, way);
-        // One batch is gathered while another is handled.
-        builder.prefetch = u16::try_from(most.saturating_mul(2)).ok().or(Some(u16::MAX));
-        builder
+        ConsumerBuilder::new::<M>(bus, queue, way)
     }
 }
 
@@ -199,11 +203,12 @@ impl<W: Way> ConsumerBuilder<W> {
             keeps_dead: true,
             concurrency: 1,
             ordered: false,
+            alone: false,
             key_from: None,
             prefetch: None,
             priority: 0,
+            retry: None,
             policy: Policy {
-                retry: Retry::default(),
                 timeout: None,
                 rate: None,
                 breaker: Some(Breaker::default()),
@@ -257,7 +262,6 @@ impl<W: Way> ConsumerBuilder<W> {
     /// once, three times in all, and then is a dead letter.
     pub fn own_queue(mut self) -> Self {
         self.own = true;
-        self.policy.retry = Retry::none().at_once(3);
         self
     }
 
@@ -265,7 +269,7 @@ impl<W: Way> ConsumerBuilder<W> {
     /// those who asked.
     pub(crate) fn without_dead_letters(mut self) -> Self {
         self.keeps_dead = false;
-        self.policy.retry = Retry::none();
+        self.retry = Some(Retry::none());
         self.policy.breaker = None;
         self
     }
@@ -285,9 +289,17 @@ impl<W: Way> ConsumerBuilder<W> {
     /// Messages of the same key are handled one after the other, in the order of the queue, also
     /// across processes: one of them consumes at a time, the others wait to take its place. A
     /// message that comes again after a delay has lost its place.
+    ///
+    /// Whether a queue that is there already is made for that cannot be seen from here, so its
+    /// consumer says so: `queue(|it| it.existing().single_active_consumer())`.
     pub fn ordered_by_key(mut self) -> Self {
+        self.alone = true;
+        self.ordered_here()
+    }
+
+    /// The same within this consumer alone.
+    pub(crate) fn ordered_here(mut self) -> Self {
         self.ordered = true;
-        self.queue.single_active_consumer = true;
         self
     }
 
@@ -298,7 +310,8 @@ impl<W: Way> ConsumerBuilder<W> {
     }
 
     /// How many messages are fetched ahead, those in handling included. Few share work more evenly,
-    /// many are faster. 16 for each of [`ConsumerBuilder::concurrency`] where nothing is said.
+    /// many are faster. 16 for each of [`ConsumerBuilder::concurrency`] where nothing is said, or of
+    /// batches one for each, and one more.
     pub fn prefetch(mut self, messages: u16) -> Self {
         self.prefetch = Some(messages.max(1));
         self
@@ -312,7 +325,7 @@ impl<W: Way> ConsumerBuilder<W> {
 
     /// What is done with messages that fail.
     pub fn retry(mut self, retry: Retry) -> Self {
-        self.policy.retry = retry;
+        self.retry = Some(retry);
         self
     }
 
@@ -343,12 +356,15 @@ impl<W: Way> ConsumerBuilder<W> {
     /// Declares what must be there, and begins to consume.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the transport cannot do what was asked for; [`Error::Topology`] if
-    /// something is there already and differs; [`Error::Subscribe`] if the broker refuses.
-    pub async fn start(self) -> Result<Consumer> {
+    /// [`crate::Error::Unsupported`] if the transport cannot do what was asked for;
+    /// [`crate::Error::Invalid`] if that does not go together; [`crate::Error::Topology`] if
+    /// something is there already and differs; [`crate::Error::Subscribe`] if the broker refuses.
+    pub async fn start(mut self) -> Result<Consumer> {
         let bus = self.bus.clone();
         let inner = &bus.inner;
         self.check()?;
+        self.queue.single_active_consumer |= self.alone && !self.own;
+        let retry = self.retry_policy();
         let queue = self.queue.name.clone();
         let exchange = self.exchange.clone().unwrap_or_else(|| inner.exchange.clone());
         let mut topology = Topology::new();
@@ -368,20 +384,19 @@ impl<W: Way> ConsumerBuilder<W> {
         });
         let bindings: Vec<Binding> = bindings.collect();
         let source = match own {
-            Some(name) => Source::Own { name, bindings },
+            Some(name) => Source::Own { queue: self.queue_of_its_own(name), bindings },
             None => {
                 topology = topology.queue(self.queue.clone());
                 topology.bindings.extend(bindings);
-                if let Some(longest) = self.policy.retry.longest() {
+                if let Some(longest) = retry.longest().filter(|longest| !longest.is_zero()) {
                     topology = topology.delay(DelayTarget::Queue(queue.clone()), longest);
                 }
                 Source::Queue(self.queue.clone())
             }
         };
-        inner.ensure(topology).await?;
-        let prefetch = self.prefetch.unwrap_or_else(|| {
-            u16::try_from(self.concurrency.saturating_mul(PREFETCH_EACH)).unwrap_or(u16::MAX)
-        });
+        bus.ensure(topology).await?;
+        let ahead = u16::try_from(self.way.prefetch(self.concurrency)).unwrap_or(u16::MAX);
+        let prefetch = self.prefetch.unwrap_or(ahead);
         let subscription = Subscription { source, prefetch, priority: self.priority };
         let mut inlet = inner.transport.subscribe(subscription).await?;
         if let Some(key_of) = self.key_from {
@@ -394,59 +409,29 @@ impl<W: Way> ConsumerBuilder<W> {
             exchange,
             subjects: self.subjects,
             headers: self.headers,
-            retry: self.keeps_dead.then_some(self.policy.retry),
+            retry: self.keeps_dead.then_some(retry),
         });
         let shared = Arc::new(ConsumerShared::new(queue, inlet.state()));
-        let course = Arc::new(Course::new(bus.clone(), self.policy, Arc::clone(&shared)));
+        let course = Arc::new(Course::new(bus.clone(), retry, self.policy, Arc::clone(&shared)));
         let work = self.way.work(Arc::clone(&course));
-        let order = Order { by_key: self.ordered, again: !self.own };
+        let by_key = self.ordered && self.concurrency > 1;
+        let order = Order { kept: self.ordered, by_key, again: !self.own };
         Intake::start(inlet, &work, &course, order, self.concurrency);
         inner.consumers().push(Arc::clone(&shared));
         Ok(Consumer { bus, shared })
     }
 
-    /// Refuses what the transport cannot do.
-    fn check(&self) -> Result<()> {
-        let can = self.bus.capabilities();
-        let refuse = |what: &str, hint| {
-            Err(Error::Unsupported { transport: can.name, what: what.to_owned(), hint })
-        };
-        if let Some(longest) = self.policy.retry.longest() {
-            if self.own && longest > Duration::ZERO {
-                return refuse(
-                    "put off messages to a queue of the consumer's own",
-                    "say own_queue() without retry(), or with Retry::none().at_once(N)",
-                );
-            }
-            if can.delay_max.is_none_or(|most| longest > most) {
-                let what = format!("put off a message for {longest:?}");
-                return refuse(&what, "use a Retry with shorter delays");
-            }
-        }
-        if self.own && self.subjects.is_empty() {
-            let queue = &self.queue.name;
-            let text = format!("nothing would come to {queue:?}: say subjects() with own_queue()");
-            return Err(Error::Invalid(text));
-        }
-        if self.headers.is_some() && !can.headers {
-            return refuse("route by headers", "use subjects()");
-        }
-        let exchange = self.exchange.as_ref().unwrap_or(&self.bus.inner.exchange);
-        if self.headers.is_some() && exchange.kind != ExchangeKind::Headers {
-            let name = &exchange.name;
-            let text = format!("{name:?} is no exchange for headers(): say Exchange::headers()");
-            return Err(Error::Invalid(text));
-        }
-        if self.queue.priorities > can.priorities {
-            return refuse("tell so many priorities apart", "use fewer, or a queue for each");
-        }
-        if self.queue.messages_max.is_some() && !can.messages_max {
-            return refuse("limit a queue's length", "leave messages_max() out");
-        }
-        if self.ordered && !can.single_active_consumer {
-            return refuse("keep order across processes", "leave ordered_by_key() out");
-        }
-        Ok(())
+    /// The queue that this consumer alone has.
+    fn queue_of_its_own(&self, name: String) -> Queue {
+        Queue { name, kind: Some(QueueKind::Classic), ..self.queue.clone() }
+    }
+
+    /// What is done with messages that fail.
+    fn retry_policy(&self) -> Retry {
+        self.retry.unwrap_or_else(|| match self.own {
+            true => Retry::none().at_once(3),
+            false => Retry::default(),
+        })
     }
 }
 

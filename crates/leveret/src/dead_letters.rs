@@ -22,7 +22,7 @@ use crate::transport::Inbound;
 const SUFFIX: &str = ".dead";
 /// How often a broker may deliver a dead letter to who only looks, before it thinks that this does
 /// no good.
-const LOOKS_MAX: u64 = 1_000_000;
+pub(crate) const LOOKS_MAX: u64 = 1_000_000;
 
 pub(crate) fn dead_name(queue: &str) -> String {
     format!("{queue}{SUFFIX}")
@@ -33,9 +33,7 @@ pub(crate) fn is_dead(queue: &str) -> bool {
 }
 
 pub(crate) fn dead_queue(queue: &str) -> Queue {
-    let mut dead = Queue::new(dead_name(queue));
-    dead.delivery_limit = Some(LOOKS_MAX);
-    dead
+    Queue::new(dead_name(queue))
 }
 
 /// A queue for dead letters, by its own name.

@@ -34,7 +34,12 @@ pub struct Publish<'a, M> {
 
 enum To {
     Queue(String),
-    Subject { exchange: Option<Exchange>, subject: Cow<'static, str> },
+    Subject {
+        exchange: Option<Exchange>,
+        subject: Cow<'static, str>,
+    },
+    /// To a queue, and what only [`Bus::publish`] goes by was said, too.
+    Both,
 }
 
 /// A message that is ready to be sent.
@@ -115,16 +120,18 @@ impl<'a, M: Message> Publish<'a, M> {
 
     /// Under this subject instead of the message's name.
     pub fn subject(mut self, subject: impl Into<Cow<'static, str>>) -> Self {
-        if let To::Subject { subject: name, .. } = &mut self.to {
-            *name = subject.into();
+        match &mut self.to {
+            To::Subject { subject: name, .. } => *name = subject.into(),
+            To::Queue(_) | To::Both => self.to = To::Both,
         }
         self
     }
 
     /// To this exchange instead of the bus's; it is declared if it is not there.
     pub fn exchange(mut self, exchange: Exchange) -> Self {
-        if let To::Subject { exchange: known, .. } = &mut self.to {
-            *known = Some(exchange);
+        match &mut self.to {
+            To::Subject { exchange: known, .. } => *known = Some(exchange),
+            To::Queue(_) | To::Both => self.to = To::Both,
         }
         self
     }
@@ -218,6 +225,11 @@ impl<'a, M: Message> Publish<'a, M> {
         }
         let to = match to {
             To::Queue(queue) => Address::Queue(queue),
+            To::Both => {
+                let text = "a message sent to a queue has no subject() and no exchange(): say \
+                            them with publish()";
+                return Err(PublishError::Invalid(text.to_owned()));
+            }
             To::Subject { exchange, subject } => {
                 if subject.is_empty() && exchange.is_none() {
                     let text = "a message without a name: say subject(), or send() it to a queue";

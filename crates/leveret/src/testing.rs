@@ -59,11 +59,8 @@ impl Bus {
     }
 
     fn no_test(&self, what: &str) -> Error {
-        Error::Unsupported {
-            transport: self.capabilities().name,
-            what: format!("answer {what}"),
-            hint: "connect to memory: in tests that ask for it",
-        }
+        let hint = "connect to memory: in tests that ask for it";
+        self.capabilities().unsupported(format!("answer {what}"), hint)
     }
 }
 

@@ -80,11 +80,12 @@ pub struct Queue {
     /// nothing is said, called like it with `.dead` behind it, which its consumers make.
     pub dead_letter_queue: Option<String>,
     /// How often a message may be delivered without being settled before the broker makes it a dead
-    /// letter, if it counts; `None` for as often as the broker thinks right.
+    /// letter; `None` for as often as the broker thinks right. Only quorum queues count.
     pub delivery_limit: Option<u64>,
     /// How many priorities it tells apart, 0 for none.
     pub priorities: u8,
-    /// One consumer at a time gets messages; the others wait to take its place.
+    /// One consumer at a time gets messages; the others wait to take its place. Of a queue that is
+    /// there already this says that it is so, which nobody can see from outside.
     pub single_active_consumer: bool,
     /// It is somebody else's: it must be there, whatever it is like.
     pub existing: bool,
@@ -307,6 +308,13 @@ impl Queue {
     #[must_use]
     pub fn priorities(mut self, priorities: u8) -> Self {
         self.priorities = priorities;
+        self
+    }
+
+    /// Of which one consumer at a time gets messages.
+    #[must_use]
+    pub fn single_active_consumer(mut self) -> Self {
+        self.single_active_consumer = true;
         self
     }
 

@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::error::{ConnectError, PublishError, SubscribeError, TopologyError};
+use crate::error::{ConnectError, Error, PublishError, SubscribeError, TopologyError};
 use crate::health::{ConnectionHealth, ConsumerState};
 use crate::letter::Letter;
 use crate::stats::Counters;
-use crate::topology::{Binding, Queue, Topology};
+use crate::topology::{Binding, Queue, QueueKind, Topology};
 
 /// A future that is named nowhere else.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -78,9 +78,14 @@ pub struct Capabilities {
     pub delay_max: Option<Duration>,
     /// How fine a delay is.
     pub delay_step: Duration,
-    /// How many priorities a queue can tell apart.
+    /// The kind of a queue that says nothing of its own.
+    pub queues: QueueKind,
+    /// How many priorities a classic queue can tell apart.
     pub priorities: u8,
-    /// Whether a publisher learns that a message went nowhere.
+    /// How many priorities a quorum queue can tell apart.
+    pub quorum_priorities: u8,
+    /// Whether a publisher learns that a message went nowhere. Without it nobody gets a bus who
+    /// does not ask for one that is [unverified](crate::BusBuilder::unverified).
     pub unroutable: bool,
     /// Whether an exchange can route by headers.
     pub headers: bool,
@@ -91,6 +96,66 @@ pub struct Capabilities {
     pub messages_max: bool,
     /// The largest body, in bytes.
     pub body_bytes_max: u64,
+}
+
+impl Capabilities {
+    /// How many priorities that queue can tell apart, by its kind.
+    #[must_use]
+    pub fn priorities_of(&self, queue: &Queue) -> u8 {
+        match queue.kind.unwrap_or(self.queues) {
+            QueueKind::Classic => self.priorities,
+            QueueKind::Quorum => self.quorum_priorities,
+        }
+    }
+
+    /// Refuses what cannot be made as it is asked for.
+    pub(crate) fn check(&self, topology: &Topology) -> Result<(), Error> {
+        for queue in &topology.queues {
+            self.check_queue(queue)?;
+        }
+        let longest = topology.delays.iter().map(|delay| delay.longest).max();
+        match longest.filter(|longest| *longest > self.delay_max.unwrap_or_default()) {
+            None => Ok(()),
+            Some(longest) => {
+                let what = format!("put off messages for {longest:?}");
+                Err(self.unsupported(what, "ask for no longer delay than delay_max"))
+            }
+        }
+    }
+
+    pub(crate) fn check_queue(&self, queue: &Queue) -> Result<(), Error> {
+        // What is there already is taken as it is.
+        if queue.existing {
+            return Ok(());
+        }
+        let refuse = |what: &str, hint| Err(self.unsupported(what, hint));
+        let quorum = queue.kind.unwrap_or(self.queues) == QueueKind::Quorum;
+        if queue.priorities > self.priorities_of(queue) {
+            return match quorum {
+                true => refuse(
+                    "tell so many priorities apart in a quorum queue",
+                    "have a queue for each, or say kind(QueueKind::Classic)",
+                ),
+                false => refuse("tell so many priorities apart", "use fewer, or a queue for each"),
+            };
+        }
+        if queue.delivery_limit.is_some() && !quorum {
+            let hint = "leave delivery_limit out, or say kind(QueueKind::Quorum)";
+            return refuse("count deliveries in a classic queue", hint);
+        }
+        if queue.messages_max.is_some() && !self.messages_max {
+            return refuse("limit a queue's length", "leave messages_max() out");
+        }
+        if queue.single_active_consumer && !self.single_active_consumer {
+            let hint = "leave single_active_consumer() out";
+            return refuse("let one consumer at a time have a queue", hint);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unsupported(&self, what: impl Into<String>, hint: &'static str) -> Error {
+        Error::Unsupported { transport: self.name, what: what.into(), hint }
+    }
 }
 
 /// Where a message goes.
@@ -172,8 +237,8 @@ pub enum Source {
     /// A queue of this consumer's own that goes with its connection; what is published while that
     /// is lost is missed.
     Own {
-        /// Its name, which nobody else uses.
-        name: String,
+        /// What it is like. Nobody else uses its name; of what kind it is, is the transport's.
+        queue: Queue,
         /// What goes there.
         bindings: Vec<Binding>,
     },
@@ -184,8 +249,7 @@ impl Source {
     #[must_use]
     pub fn queue(&self) -> &str {
         match self {
-            Source::Queue(queue) => &queue.name,
-            Source::Own { name, .. } => name,
+            Source::Queue(queue) | Source::Own { queue, .. } => &queue.name,
         }
     }
 }

@@ -232,8 +232,11 @@ impl Settings {
         let prefetch = self.prefetch.unwrap_or_else(|| {
             u16::try_from(self.concurrency.saturating_mul(PREFETCH_EACH)).unwrap_or(u16::MAX)
         });
+        let consumer = match self.standby {
+            true => consumer.ordered_by_key(),
+            false => consumer.ordered_here(),
+        };
         let mut consumer = consumer
-            .ordered_by_key()
             .key_from(super::note::conversation)
             .queue(|queue| self.inbox(queue))
             .prefetch(prefetch)

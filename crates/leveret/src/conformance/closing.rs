@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::scene::{Shared, content, notes, until, until_waiting};
+use super::scene::{Shared, consume, content, notes, until, until_waiting};
 use super::{Scene, Verdict};
 use crate::cx::Cx;
 use crate::error::PublishError;
@@ -21,19 +21,18 @@ pub(super) async fn stopping_finishes_what_is_in_hand_and_gives_back_the_rest(
     }
     let ((notes, mut seen), done) = (notes(), Shared::<u64>::default());
     let counted = done.clone();
-    let consumer = bus
-        .consume(&queue, move |text: Text, cx: Cx| {
-            notes.note(text, cx);
-            let counted = counted.clone();
-            async move {
-                sleep(Duration::from_millis(300)).await;
-                counted.with(|count| *count += 1);
-                Ok(())
-            }
-        })
-        .concurrency(2)
-        .start()
-        .await?;
+    let consumer = consume(&bus, &queue, move |text: Text, cx: Cx| {
+        notes.note(text, cx);
+        let counted = counted.clone();
+        async move {
+            sleep(Duration::from_millis(300)).await;
+            counted.with(|count| *count += 1);
+            Ok(())
+        }
+    })
+    .concurrency(2)
+    .start()
+    .await?;
     seen.texts(2).await?;
     consumer.stop(Duration::from_secs(10)).await;
     check!(done.with(|done| *done) == 2, "{} were handled", done.with(|done| *done));
@@ -41,7 +40,7 @@ pub(super) async fn stopping_finishes_what_is_in_hand_and_gives_back_the_rest(
     check!(seen.waiting() == 0, "{} more were begun", seen.waiting());
     until_waiting(&bus, &queue, 8).await?;
     let (notes, mut rest) = super::scene::notes();
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     // RabbitMQ's quorum queues do not always keep the order of what is given back.
     let mut texts = rest.texts(8).await?;
     texts.sort();
@@ -55,13 +54,12 @@ pub(super) async fn stopping_gives_up_a_handler_that_does_not_end(scene: Scene) 
     let queue = scene.queue(&bus, "endless").await?;
     bus.send(&queue, &Text::from("x")).await?;
     let (notes, mut seen) = notes();
-    let consumer = bus
-        .consume(&queue, move |text: Text, cx: Cx| {
-            notes.note(text, cx);
-            std::future::pending()
-        })
-        .start()
-        .await?;
+    let consumer = consume(&bus, &queue, move |text: Text, cx: Cx| {
+        notes.note(text, cx);
+        std::future::pending()
+    })
+    .start()
+    .await?;
     seen.next().await?;
     let start = Instant::now();
     consumer.stop(Duration::from_millis(200)).await;
@@ -91,7 +89,7 @@ pub(super) async fn what_is_closed_says_so(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let queue = scene.queue(&bus, "closed").await?;
     let (notes, mut seen) = notes();
-    let consumer = bus.consume(&queue, content::<Text>(notes)).start().await?;
+    let consumer = consume(&bus, &queue, content::<Text>(notes)).start().await?;
     bus.send(&queue, &Text::from("x")).await?;
     seen.next().await?;
     check!(bus.health().is_ok(), "{:?}", bus.health());
@@ -104,7 +102,7 @@ pub(super) async fn what_is_closed_says_so(scene: Scene) -> Verdict {
     let send = async || timeout(Duration::from_secs(5), bus.send(&queue, &Text::from("x"))).await;
     until("an error", async || matches!(send().await, Ok(Err(PublishError::Closed)))).await?;
     let handler = async |_: Text, _: Cx| Ok(());
-    let started = timeout(Duration::from_secs(5), bus.consume(&queue, handler).start()).await;
+    let started = timeout(Duration::from_secs(5), consume(&bus, &queue, handler).start()).await;
     check!(matches!(started, Ok(Err(_))), "it consumes");
     Ok(())
 }
@@ -113,7 +111,7 @@ pub(super) async fn a_bus_can_be_closed_by_several_at_once(scene: Scene) -> Verd
     let bus = scene.bus().await?;
     let queue = scene.name("several");
     let (notes, _seen) = notes();
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     bus.send(&queue, &Text::from("x")).await?;
     let other = bus.clone();
     let all = async { tokio::join!(bus.close(), other.close(), bus.close()) };

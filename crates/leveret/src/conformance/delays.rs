@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scene::{content, notes};
+use super::scene::{consume, content, notes};
 use super::{Scene, Verdict};
 use crate::error::PublishError;
 use crate::message::Text;
@@ -20,7 +20,7 @@ pub(super) async fn a_message_to_a_queue_can_be_put_off(scene: Scene) -> Verdict
     }
     let (notes, mut seen) = notes();
     let queue = scene.name("queue");
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     for milliseconds in [1, 100, 333, 1024] {
         let (delay, start) = (Duration::from_millis(milliseconds), Instant::now());
         let later = Text::from("later");
@@ -44,12 +44,12 @@ pub(super) async fn a_message_to_a_subject_can_be_put_off(scene: Scene) -> Verdi
     }
     let subject = scene.name("subject");
     let ((one, mut one_seen), (other, mut other_seen)) = (notes(), notes());
-    let consumer = bus.consume(&scene.name("one"), content::<Text>(one));
+    let consumer = consume(&bus, &scene.name("one"), content::<Text>(one));
     consumer.subjects([subject.clone()]).start().await?;
     let (delay, start) = (Duration::from_secs(1), Instant::now());
     bus.publish(&Text::from("later")).subject(subject.clone()).delay(delay).await?;
     // Who listens by the time it is due gets it too.
-    let consumer = bus.consume(&scene.name("other"), content::<Text>(other)).retry(Retry::none());
+    let consumer = consume(&bus, &scene.name("other"), content::<Text>(other)).retry(Retry::none());
     consumer.subjects([subject.clone()]).start().await?;
     for seen in [&mut one_seen, &mut other_seen] {
         let (_, cx, at) = seen.next_at().await?;
@@ -69,7 +69,7 @@ pub(super) async fn messages_come_when_they_are_due(scene: Scene) -> Verdict {
     }
     let (notes, mut seen) = notes();
     let queue = scene.name("due");
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     // What a delay needs is made before.
     bus.send(&queue, &Text::from("first")).delay(Duration::from_millis(3_000)).await?;
     let start = Instant::now();

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::scene::{Shared, content, notes, until, until_waiting};
+use super::scene::{Shared, consume, content, notes, until, until_waiting};
 use super::{Scene, Verdict};
 use crate::bus::Bus;
 use crate::cx::Cx;
+use crate::error::Error;
 use crate::failure::BoxError;
 use crate::message::Text;
 use crate::topology::{Queue, Topology};
@@ -21,7 +22,7 @@ pub(super) async fn messages_come_in_order(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let queue = scene.queue(&bus, "ordered").await?;
     let (notes, mut seen) = notes();
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     let mut tickets = Vec::new();
     for number in 0..MESSAGES {
         tickets.push(bus.send(&queue, &Text(number.to_string())).pipelined().await?);
@@ -47,7 +48,7 @@ pub(super) async fn messages_of_a_key_are_handled_in_order(scene: Scene) -> Verd
     let handled: Shared<BTreeMap<String, Vec<usize>>> = Shared::default();
     let (noted, most) = (handled.clone(), Shared::<(usize, usize)>::default());
     let counted = most.clone();
-    bus.consume(&queue, move |Text(text): Text, cx: Cx| {
+    consume(&bus, &queue, move |Text(text): Text, cx: Cx| {
         let (noted, counted) = (noted.clone(), counted.clone());
         async move {
             let number: usize = text.parse()?;
@@ -81,6 +82,34 @@ pub(super) async fn messages_of_a_key_are_handled_in_order(scene: Scene) -> Verd
     Ok(())
 }
 
+pub(super) async fn order_by_key_has_one_consumer_at_a_time(scene: Scene) -> Verdict {
+    const MESSAGES: usize = 50;
+    let bus = scene.bus().await?;
+    if !bus.capabilities().single_active_consumer {
+        return Ok(());
+    }
+    let queue = scene.name("one-at-a-time");
+    let [(one, mut first), (two, mut second), (three, mut third)] = [notes(), notes(), notes()];
+    // In whichever order that is said.
+    let like = |_| Queue::new("").message_ttl(Duration::from_secs(3600));
+    let there = |it: Queue| it.existing().single_active_consumer();
+    consume(&bus, &queue, content::<Text>(one)).ordered_by_key().queue(like).start().await?;
+    consume(&bus, &queue, content::<Text>(two)).queue(like).ordered_by_key().start().await?;
+    consume(&bus, &queue, content::<Text>(three)).ordered_by_key().queue(there).start().await?;
+    let nobody = async |_: Text, _: Cx| Ok(());
+    let unsaid = consume(&bus, &queue, nobody).queue(Queue::existing).ordered_by_key();
+    let unsaid = unsaid.start().await;
+    check!(matches!(unsaid, Err(Error::Unsupported { .. })), "{unsaid:?}");
+    for number in 0..MESSAGES {
+        bus.send(&queue, &Text(number.to_string())).await?;
+    }
+    first.texts(MESSAGES).await?;
+    second.none().await?;
+    third.none().await?;
+    bus.close().await;
+    Ok(())
+}
+
 pub(super) async fn a_slow_consumer_holds_no_more_than_its_prefetch(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let queue = scene.queue(&bus, "competing").await?;
@@ -94,11 +123,11 @@ pub(super) async fn a_slow_consumer_holds_no_more_than_its_prefetch(scene: Scene
             Ok(())
         }
     };
-    bus.consume(&queue, handler).prefetch(1).start().await?;
+    consume(&bus, &queue, handler).prefetch(1).start().await?;
     bus.send(&queue, &Text::from("held")).await?;
     slow_seen.next().await?;
     let (fast, mut fast_seen) = notes();
-    bus.consume(&queue, content::<Text>(fast)).prefetch(1).start().await?;
+    consume(&bus, &queue, content::<Text>(fast)).prefetch(1).start().await?;
     for number in 0..20 {
         bus.send(&queue, &Text(number.to_string())).await?;
     }
@@ -211,7 +240,7 @@ pub(super) async fn what_is_settled_in_any_order_is_settled(scene: Scene) -> Ver
 
 pub(super) async fn important_messages_come_first(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
-    if bus.capabilities().priorities < 5 {
+    if bus.capabilities().priorities_of(&Queue::default()) < 5 {
         return Ok(());
     }
     let queue = scene.name("priorities");
@@ -220,7 +249,7 @@ pub(super) async fn important_messages_come_first(scene: Scene) -> Verdict {
         bus.send(&queue, &Text::from(text)).priority(priority).await?;
     }
     let (notes, mut seen) = notes();
-    bus.consume(&queue, content::<Text>(notes)).queue(|it| it.priorities(5)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).queue(|it| it.priorities(5)).start().await?;
     let texts = seen.texts(4).await?;
     check!(texts == ["b", "d", "c", "a"], "they came as {texts:?}");
     bus.close().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::scene::{content, notes, until_waiting};
+use super::scene::{consume, content, notes, until_waiting};
 use super::{Scene, Verdict};
 use crate::error::PublishError;
 use crate::message::{CodecError, Message, Payload, Raw, Text};
@@ -34,7 +34,7 @@ pub(super) async fn every_field_comes_through(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let (notes, mut seen) = notes();
     let subject = scene.name("subject");
-    bus.consume(&scene.name("fields"), content::<Named>(notes))
+    consume(&bus, &scene.name("fields"), content::<Named>(notes))
         .subjects([subject.clone()])
         .start()
         .await?;
@@ -87,7 +87,7 @@ pub(super) async fn bodies_of_any_size_come_through(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let (notes, mut seen) = notes();
     let queue = scene.name("bodies");
-    bus.consume(&queue, content::<Raw>(notes)).start().await?;
+    consume(&bus, &queue, content::<Raw>(notes)).start().await?;
     for size in [0, 1, 1_000, 131_064, 131_065, 1024 * 1024] {
         let body: Vec<u8> = (0..size).map(|at: usize| (at % 251) as u8).collect();
         bus.send(&queue, &Raw(Bytes::from(body.clone()))).await?;
@@ -125,7 +125,7 @@ pub(super) async fn what_has_expired_is_not_delivered(scene: Scene) -> Verdict {
     bus.send(&queue, &Text::from("kept")).expires(Duration::from_secs(600)).await?;
     sleep(Duration::from_millis(200)).await;
     let (notes, mut seen) = notes();
-    bus.consume(&queue, content::<Text>(notes)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).start().await?;
     let texts = seen.texts(1).await?;
     check!(texts == ["kept"], "{texts:?} came");
     seen.none().await?;

@@ -1,8 +1,10 @@
 //! What there is no room for, and what is not as it should be.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::scene::until_waiting;
+use super::scene::{consume, until_waiting};
 use super::{Scene, Verdict};
 use crate::cx::Cx;
 use crate::error::{Error, PublishError, TopologyError};
@@ -34,13 +36,35 @@ pub(super) async fn a_full_queue_refuses(scene: Scene) -> Verdict {
     Ok(())
 }
 
+pub(super) async fn a_full_queue_of_its_own_refuses(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    if !bus.capabilities().messages_max {
+        return Ok(());
+    }
+    let subject = scene.name("news");
+    let stuck = async |_: Text, _: Cx| std::future::pending().await;
+    let consumer = consume(&bus, &scene.name("own"), stuck).subjects([subject.clone()]).own_queue();
+    let consumer = consumer.queue(|it| it.messages_max(1)).prefetch(1).start().await?;
+    let mut refused = None;
+    for _ in 0..10 {
+        if let Err(error) = bus.publish(&Text::from("news")).subject(subject.clone()).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    check!(matches!(refused, Some(PublishError::Refused { .. })), "{refused:?}");
+    consumer.stop(Duration::ZERO).await;
+    bus.close().await;
+    Ok(())
+}
+
 pub(super) async fn what_should_be_there_and_is_not_is_an_error(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;
     let queue = Queue::new(scene.name("missing")).existing();
     let result = bus.ensure(Topology::new().queue(queue.clone())).await;
     check!(matches!(result, Err(Error::Topology(TopologyError::Missing { .. }))), "{result:?}");
     let handler = async |_: Text, _: Cx| Ok(());
-    let started = bus.consume(&queue.name, handler).queue(|it| it.existing()).start().await;
+    let started = consume(&bus, &queue.name, handler).queue(|it| it.existing()).start().await;
     check!(started.is_err(), "it consumes a queue that is not there");
     let exchange = Exchange::topic(scene.name("no-exchange")).existing();
     let result = bus.ensure(Topology::new().exchange(exchange)).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scene::{Shared, content, notes, until};
+use super::scene::{Shared, consume, content, delay, notes, until};
 use super::{Scene, Verdict};
 use crate::breaker::Breaker;
 use crate::cx::Cx;
@@ -18,7 +18,7 @@ pub(super) async fn what_was_handled_is_not_handled_again(scene: Scene) -> Verdi
     let bus = scene.bus().await?;
     let queue = scene.name("twice");
     let (notes, mut seen) = notes();
-    bus.consume(&queue, content::<Text>(notes))
+    consume(&bus, &queue, content::<Text>(notes))
         .dedup(Dedup::in_memory(1_000, Duration::from_secs(3600)))
         .concurrency(4)
         .start()
@@ -42,7 +42,7 @@ pub(super) async fn a_rate_is_kept(scene: Scene) -> Verdict {
     }
     let (notes, mut seen) = notes();
     let start = Instant::now();
-    bus.consume(&queue, content::<Text>(notes)).rate(50, Duration::from_secs(1)).start().await?;
+    consume(&bus, &queue, content::<Text>(notes)).rate(50, Duration::from_secs(1)).start().await?;
     seen.texts(21).await?;
     // Timers that were late may be made up for by a moment.
     let taken = start.elapsed();
@@ -59,19 +59,18 @@ pub(super) async fn a_breaker_pauses_and_tries_one(scene: Scene) -> Verdict {
     broken.with(|broken| *broken = true);
     let tried = Shared::<Vec<Instant>>::default();
     let (is_broken, noted) = (broken.clone(), tried.clone());
-    let consumer = bus
-        .consume(&queue, move |_: Text, _: Cx| {
-            noted.with(|noted| noted.push(Instant::now()));
-            let result = match is_broken.with(|broken| *broken) {
-                true => Err(Failure::transient("the database is gone")),
-                false => Ok(()),
-            };
-            std::future::ready(result)
-        })
-        .retry(Retry::fixed(Duration::from_millis(10)).attempts(20))
-        .breaker(Breaker::new(3, 3, pause))
-        .start()
-        .await?;
+    let consumer = consume(&bus, &queue, move |_: Text, _: Cx| {
+        noted.with(|noted| noted.push(Instant::now()));
+        let result = match is_broken.with(|broken| *broken) {
+            true => Err(Failure::transient("the database is gone")),
+            false => Ok(()),
+        };
+        std::future::ready(result)
+    })
+    .retry(Retry::fixed(delay(&bus, Duration::from_millis(10))).attempts(20))
+    .breaker(Breaker::new(3, 3, pause))
+    .start()
+    .await?;
     for number in 0..20 {
         bus.send(&queue, &Text(number.to_string())).await?;
     }

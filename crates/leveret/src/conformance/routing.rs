@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::slice;
 
-use super::scene::{Seen, content, notes, until_waiting};
+use super::scene::{Seen, consume, content, notes, until_waiting};
 use super::{Scene, Verdict};
 use crate::bus::Bus;
 use crate::error::{Error, PublishError};
@@ -20,7 +20,7 @@ async fn listen(
     own_queue: bool,
 ) -> Result<Seen, BoxError> {
     let (notes, seen) = notes();
-    let consumer = bus.consume(queue, content::<Text>(notes)).subjects(subjects.to_vec());
+    let consumer = consume(bus, queue, content::<Text>(notes)).subjects(subjects.to_vec());
     match own_queue {
         true => consumer.own_queue().retry(Retry::none()).start().await?,
         false => consumer.start().await?,

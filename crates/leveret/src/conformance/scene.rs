@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::bus::{Bus, BusBuilder};
+use crate::consume::{ConsumerBuilder, Each, Handler};
 use crate::cx::Cx;
 use crate::failure::{BoxError, Failure};
-use crate::message::Text;
+use crate::message::{Message, Text};
+use crate::retry::Retry;
 use crate::topology::{Queue, Topology};
 
 /// How long anything may take that should happen soon. Servers under load take their time.
@@ -74,6 +76,24 @@ impl<M> Clone for Notes<M> {
     fn clone(&self) -> Self {
         Notes(self.0.clone())
     }
+}
+
+/// A consumer that tries again as its transport can.
+pub(super) fn consume<M: Message, H: Handler<M>>(
+    bus: &Bus,
+    queue: &str,
+    handler: H,
+) -> ConsumerBuilder<Each<M, H>> {
+    let consumer = bus.consume(queue, handler);
+    match bus.capabilities().delay_max {
+        Some(_) => consumer,
+        None => consumer.retry(Retry::none().at_once(3)),
+    }
+}
+
+/// So long, or not at all where nothing can be put off.
+pub(super) fn delay(bus: &Bus, delay: Duration) -> Duration {
+    delay.min(bus.capabilities().delay_max.unwrap_or_default())
 }
 
 /// Notes, and who reads them.

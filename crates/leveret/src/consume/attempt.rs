@@ -58,17 +58,7 @@ impl<M: Message, H: Handler<M>> Attempt<M, H> {
                 return course.fail(&cx.inbound, failure).await;
             }
         };
-        let mut result = self.handle(&payload, &cx).await;
-        for _ in 1..course.policy.retry.tries_at_once() {
-            match &result {
-                Err(failure) if failure.remedy == Remedy::Retry => {
-                    course.shared.failed(failure.to_string());
-                    result = self.handle(&payload, &cx).await;
-                }
-                _ => break,
-            }
-        }
-        match result {
+        match course.try_at_once(|| self.handle(&payload, &cx)).await {
             Ok(()) => course.done(claim).await,
             Err(failure) => {
                 drop(claim);
@@ -114,6 +104,24 @@ impl Course {
             true => Box::pin(self.bus.inner.large_bodies.fetch(cx.letter())).await,
             false => Ok(cx.letter().payload.clone()),
         }
+    }
+
+    /// Tries as often as a message may be tried at once, until that goes well.
+    pub(crate) async fn try_at_once<R>(&self, mut once: impl FnMut() -> R) -> Result<(), Failure>
+    where
+        R: Future<Output = Result<(), Failure>>,
+    {
+        let mut result = once().await;
+        for _ in 1..self.retry.tries_at_once() {
+            match &result {
+                Err(failure) if failure.remedy == Remedy::Retry => {
+                    self.shared.failed(failure.to_string());
+                    result = once().await;
+                }
+                _ => break,
+            }
+        }
+        result
     }
 
     /// A message is handled.

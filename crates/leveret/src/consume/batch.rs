@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,9 @@ use crate::transport::{BoxFuture, Inbound};
 
 /// What handles batches: an async function or closure of messages, each with its [`Cx`].
 ///
-/// All of a batch is done when it returns `Ok`. If it fails, each message is given to it alone, so
-/// that only those fail that are at fault: what a failed batch has done must not matter, or be
-/// undone.
+/// All of a batch is done when it returns `Ok`. If it fails, each message is given to it alone, as
+/// often as its [`crate::Retry`] has it tried at once, so that only those fail that are at fault:
+/// what a failed batch has done must not matter, or be undone.
 pub trait BatchHandler<M>: Send + Sync + 'static {
     /// Handles a batch, which is never empty.
     fn handle(&self, batch: Vec<(M, Cx)>) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -105,7 +106,10 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
         for message in open {
             let result = match together {
                 true => Ok(()),
-                false => self.handle(std::slice::from_ref(&message)).await,
+                false => {
+                    let alone = slice::from_ref(&message);
+                    self.course.try_at_once(|| self.handle(alone)).await
+                }
             };
             let Open { cx, claim, .. } = message;
             let outcome = match result {

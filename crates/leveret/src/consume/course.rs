@@ -18,7 +18,7 @@ use crate::dead_letters::{dead_name, dead_queue};
 use crate::failure::{Failure, Remedy};
 use crate::history;
 use crate::letter::Letter;
-use crate::retry::Decision;
+use crate::retry::{Decision, Retry};
 use crate::topology::{DelayTarget, Topology};
 use crate::transport::{BoxFuture, Inbound, Target};
 
@@ -28,15 +28,16 @@ const RESEND: Backoff = Backoff::new(Duration::from_millis(100), 2.0, Duration::
 /// A consumer's bus, policy and state.
 pub(crate) struct Course {
     pub(crate) bus: Bus,
+    pub(crate) retry: Retry,
     pub(crate) policy: Policy,
     pub(crate) shared: Arc<ConsumerShared>,
     queue: String,
 }
 
 impl Course {
-    pub(crate) fn new(bus: Bus, policy: Policy, shared: Arc<ConsumerShared>) -> Self {
+    pub(crate) fn new(bus: Bus, retry: Retry, policy: Policy, shared: Arc<ConsumerShared>) -> Self {
         let queue = shared.queue.clone();
-        Course { bus, policy, shared, queue }
+        Course { bus, retry, policy, shared, queue }
     }
 
     pub(crate) fn queue(&self) -> &str {
@@ -70,7 +71,7 @@ impl Course {
         if letter.id.is_empty() {
             letter.id = self.bus.inner.names.next();
         }
-        let decision = self.policy.retry.decide(attempts, since, failure.remedy);
+        let decision = self.retry.decide(attempts, since, failure.remedy);
         let longest = self.bus.capabilities().delay_max.unwrap_or(Duration::ZERO);
         let (queue, delay) = match decision {
             Decision::Again(delay) => (self.queue.clone(), Some(delay.min(longest))),

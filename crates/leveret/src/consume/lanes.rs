@@ -19,7 +19,9 @@ pub(crate) struct Lanes {
 /// What is known of the order in which messages come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Order {
-    /// Those of a key wait for each other.
+    /// No other consumer may begin before this one is done.
+    pub(crate) kept: bool,
+    /// Those of a key wait for each other, as several are handled at a time.
     pub(crate) by_key: bool,
     /// What a lost connection brought comes again on the next one.
     pub(crate) again: bool,
@@ -39,9 +41,9 @@ impl Lanes {
         Lanes { ready, taken, order, state: Mutex::default() }
     }
 
-    /// Whether messages of a key wait for each other.
+    /// Whether no other consumer may begin before this one is done.
     pub(crate) fn keep_order(&self) -> bool {
-        self.order.by_key
+        self.order.kept
     }
 
     /// Whether what a lost connection brought comes again.
@@ -137,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_key_waits_for_itself_and_for_no_other() {
-        let lanes = Lanes::new(Order { by_key: true, again: true });
+        let lanes = Lanes::new(Order { kept: true, by_key: true, again: true });
         for (tag, key) in ["a", "a", "b", "a"].into_iter().enumerate() {
             assert!(lanes.put(inbound(key, 1, tag as u64)));
         }
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_a_lost_connection_brought_is_left_to_the_next_one() {
-        let lanes = Lanes::new(Order { by_key: true, again: true });
+        let lanes = Lanes::new(Order { kept: true, by_key: true, again: true });
         for (tag, key) in [(1, "a"), (2, "a"), (3, "b")] {
             lanes.put(inbound(key, 1, tag));
         }
@@ -166,7 +168,7 @@ mod tests {
         assert_eq!([next(&lanes), next(&lanes)], [Some(13), None]);
         done(&lanes, "a");
         assert_eq!([next(&lanes), next(&lanes)], [Some(11), None]);
-        let own = Lanes::new(Order { by_key: false, again: false });
+        let own = Lanes::new(Order { kept: false, by_key: false, again: false });
         own.put(inbound("a", 1, 1));
         own.put(inbound("a", 2, 2));
         assert_eq!([next(&own), next(&own)], [Some(1), Some(2)]);

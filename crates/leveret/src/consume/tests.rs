@@ -74,6 +74,72 @@ async fn of_a_batch_that_fails_only_those_fail_that_are_at_fault() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_a_batch_that_fails_each_is_tried_at_once_as_often_as_it_may_be() {
+    let bus = bus_with(&["1", "2"]).await;
+    let (sender, mut seen) = unbounded_channel();
+    let handler = move |batch: Vec<(Text, Cx)>| {
+        let attempts: Vec<u32> = batch.iter().map(|(_, cx)| cx.attempt()).collect();
+        sender.send(attempts).unwrap();
+        ready(Err(Failure::transient("no")))
+    };
+    let consumer = bus.consume_batches(QUEUE, 2, SECOND, handler);
+    let retry = Retry::fixed(60 * SECOND).at_once(3).attempts(2).jitter(0.0);
+    consumer.retry(retry).start().await.unwrap();
+    bus.settle_all().await.unwrap();
+    let mut attempts = Vec::new();
+    while let Ok(batch) = seen.try_recv() {
+        attempts.push(batch);
+    }
+    let (first, second): (&[u32], &[u32]) = (&[1], &[2]);
+    let once = [&[&[1_u32, 1][..]], &[first; 6][..], &[&[2, 2]], &[second; 6]].concat();
+    assert_eq!(attempts, once);
+    assert_eq!(bus.dead_letters(QUEUE).count().await.unwrap(), 2);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_order_may_be_of_one_key() {
+    let bus = bus_with(&[]).await;
+    bus.ensure(Topology::new().queue(crate::Queue::new("keys").single_active_consumer()))
+        .await
+        .unwrap();
+    for (text, key) in [("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"), ("5", "a"), ("6", "b")] {
+        bus.send("keys", &Text::from(text)).key(key).await.unwrap();
+    }
+    let (handler, mut seen) = batches();
+    let start = Instant::now();
+    bus.consume_batches("keys", 3, 2 * SECOND, handler).ordered_by_key().start().await.unwrap();
+    assert_eq!(seen.recv().await.unwrap(), ["1", "2", "3"]);
+    assert_eq!(seen.recv().await.unwrap(), ["4", "5", "6"]);
+    assert_eq!(start.elapsed().as_secs(), 0);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_a_batch_for_each_that_may_be_handled_at_a_time() {
+    let texts: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let bus = bus_with(&texts).await;
+    let (sender, mut seen) = unbounded_channel();
+    let slow = move |batch: Vec<(Text, Cx)>| {
+        sender.send(batch.len()).unwrap();
+        async {
+            sleep(3600 * SECOND).await;
+            Ok(())
+        }
+    };
+    let consumer = bus.consume_batches(QUEUE, 3, SECOND, slow).concurrency(4);
+    let consumer = consumer.start().await.unwrap();
+    for _ in 0..4 {
+        assert_eq!(seen.recv().await.unwrap(), 3);
+    }
+    // And one more is fetched ahead.
+    assert_eq!(bus.queue(QUEUE).await.unwrap().unwrap().messages, 5);
+    consumer.stop(Duration::ZERO).await;
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_that_is_twice_in_a_batch_is_handled_once() {
     let bus = bus_with(&[]).await;
     for id in ["a", "a", "b"] {

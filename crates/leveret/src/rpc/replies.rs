@@ -12,6 +12,7 @@ use crate::error::SubscribeError;
 use crate::health::ConsumerState;
 use crate::letter::Letter;
 use crate::stats::Counters;
+use crate::topology::Queue;
 use crate::transport::{Inlet, Source, Subscription};
 
 /// How many answers are fetched ahead. Nothing is done with them but hand them on.
@@ -42,7 +43,7 @@ impl Replies {
     /// Opens the queue.
     pub(crate) async fn open(inner: &Inner) -> Result<Replies, SubscribeError> {
         let queue = format!("leveret.replies.{}", inner.names.next());
-        let source = Source::Own { name: queue.clone(), bindings: Vec::new() };
+        let source = Source::Own { queue: Queue::new(&queue), bindings: Vec::new() };
         let subscription = Subscription { source, prefetch: PREFETCH, priority: 0 };
         let inlet = inner.transport.subscribe(subscription).await?;
         let (waiting, state) = (Arc::<Waiting>::default(), inlet.state());

@@ -127,7 +127,10 @@ impl Transport for Amqp {
             name: self.name,
             delay_max: Some(delay::LONGEST),
             delay_step: delay::STEP,
-            priorities: 255,
+            queues: self.declared.kind(),
+            priorities: u8::MAX,
+            // Brokers refuse quorum queues with priorities.
+            quorum_priorities: 0,
             unroutable: true,
             headers: true,
             single_active_consumer: true,

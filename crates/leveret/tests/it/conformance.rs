@@ -1,6 +1,7 @@
 //! Every transport does what all must do.
 
 use crate::shared_rabbitmq;
+use crate::wrapped::{Asked, wrapped};
 use leveret::{Bus, conformance};
 use leveret_peers::Leveret;
 use std::sync::Mutex;
@@ -64,8 +65,29 @@ async fn rabbitmq() {
 async fn quorum_queues_of_rabbitmq() {
     let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
     let url = rabbit.url_of(&vhost) + "?queues=quorum";
-    let mut tests = tests();
-    // Quorum queues have priorities only from RabbitMQ 4 on.
-    tests.retain(|test| test.name != "important_messages_come_first");
-    assert_none(&conformance::run(&tests, AT_A_TIME, move || Bus::builder(&url)).await);
+    assert_none(&conformance::run(&tests(), AT_A_TIME, move || Bus::builder(&url)).await);
+}
+
+/// A transport of a program's own, around another one.
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_can_do_all() {
+    let asked = Asked::default();
+    let make = wrapped(&asked, |_| {});
+    assert_none(&conformance::run(&tests(), 1, make).await);
+    assert_eq!(asked.what(), [""; 0]);
+}
+
+/// What a transport cannot do is not asked of it.
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_can_do_little() {
+    let asked = Asked::default();
+    let make = wrapped(&asked, |can| {
+        can.delay_max = None;
+        can.priorities = 0;
+        can.unroutable = false;
+        can.single_active_consumer = false;
+        can.messages_max = false;
+    });
+    assert_none(&conformance::run(&tests(), 1, move || make().unverified()).await);
+    assert_eq!(asked.what(), [""; 0]);
 }

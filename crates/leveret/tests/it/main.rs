@@ -34,9 +34,13 @@ mod outbox;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod rpc;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod wrapped;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use leveret_client::{Channel, Connection, Error};
 use tokio::time::timeout;
 
 use super::delay;
-use crate::dead_letters::{dead_name, is_dead};
+use crate::dead_letters::{LOOKS_MAX, dead_name, is_dead};
 use crate::error::{ConnectError, TopologyError};
 use crate::topology::{
     Binding, DelayTarget, Exchange, ExchangeKind, Match, Queue, QueueKind, Topology,
@@ -74,6 +74,11 @@ impl Step {
 impl Declared {
     pub(crate) fn new(kind: QueueKind, within: Duration) -> Self {
         Declared { topology: Mutex::default(), kind, within }
+    }
+
+    /// The kind of queues that say nothing of their own.
+    pub(crate) fn kind(&self) -> QueueKind {
+        self.kind
     }
 
     fn lock(&self) -> MutexGuard<'_, Topology> {
@@ -165,7 +170,8 @@ impl Declared {
 pub(crate) fn explain(what: &str, error: &Error) -> TopologyError {
     let (what, text) = (what.to_owned(), error.to_string());
     match error.code() {
-        Some(406) => TopologyError::Differs { what, text },
+        // The code stands for other refusals, too.
+        Some(406) if text.contains("inequivalent arg") => TopologyError::Differs { what, text },
         Some(404) => TopologyError::Missing { what, text },
         _ if error.ends_connection() => TopologyError::Connect(ConnectError::Unreachable {
             address: "the broker".to_owned(),
@@ -235,7 +241,8 @@ fn declare_exchange(exchange: &Exchange) -> Result<Step, TopologyError> {
     Ok(Step::new(format!("exchange {:?}", exchange.name), declare))
 }
 
-fn declare_queue(queue: &Queue, kind: QueueKind) -> Result<Step, TopologyError> {
+/// What a queue is like that is of that kind where it says nothing of its own.
+fn arguments(queue: &Queue, kind: QueueKind) -> FieldTable {
     let mut arguments = FieldTable::new();
     let mut set = |name: &'static str, value: leveret_client::model::FieldValue| {
         arguments.insert(ShortString::from_static(name), value);
@@ -253,7 +260,8 @@ fn declare_queue(queue: &Queue, kind: QueueKind) -> Result<Step, TopologyError> 
     if let Some(messages) = queue.messages_max {
         set("x-max-length", (messages as i64).into());
     }
-    if let (true, Some(limit)) = (quorum, queue.delivery_limit) {
+    let looks_max = (quorum && is_dead(&queue.name)).then_some(LOOKS_MAX);
+    if let Some(limit) = queue.delivery_limit.or(looks_max) {
         set("x-delivery-limit", (limit as i64).into());
     }
     let dead_letters_count = quorum && dead_letter_queue.is_some();
@@ -276,26 +284,31 @@ fn declare_queue(queue: &Queue, kind: QueueKind) -> Result<Step, TopologyError> 
     if queue.single_active_consumer {
         set("x-single-active-consumer", true.into());
     }
+    arguments
+}
+
+fn declare_queue(queue: &Queue, kind: QueueKind) -> Result<Step, TopologyError> {
     let passive = queue.existing;
     let declare = QueueDeclare {
         queue: name("queue", &queue.name)?,
         passive,
         durable: true,
-        arguments: if passive { FieldTable::new() } else { arguments },
+        arguments: if passive { FieldTable::new() } else { arguments(queue, kind) },
         ..Default::default()
     };
     Ok(Step::new(format!("queue {:?}", queue.name), declare))
 }
 
-/// A queue of a consumer's own: it goes with its connection.
-pub(crate) fn declare_own(queue: &str) -> Result<Step, TopologyError> {
+/// A queue of a consumer's own: it goes with its connection, which no quorum queue does.
+pub(crate) fn declare_own(queue: &Queue) -> Result<Step, TopologyError> {
     let declare = QueueDeclare {
-        queue: name("queue", queue)?,
+        queue: name("queue", &queue.name)?,
         exclusive: true,
         auto_delete: true,
+        arguments: arguments(queue, QueueKind::Classic),
         ..Default::default()
     };
-    Ok(Step::new(format!("queue {queue:?}"), declare))
+    Ok(Step::new(format!("queue {:?}", queue.name), declare))
 }
 
 impl Step {

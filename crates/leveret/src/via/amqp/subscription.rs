@@ -15,6 +15,7 @@ use super::settler::AmqpSettler;
 use crate::backoff::Backoff;
 use crate::error::{ConnectError, SubscribeError};
 use crate::health::ConsumerState;
+use crate::topology::{Binding, Queue};
 use crate::transport::{BoxFuture, Inbound, Inlet, Settler, Source, Subscription, Token};
 
 /// How a queue is tried again that cannot be consumed.
@@ -103,9 +104,9 @@ impl AmqpInlet {
         channel.call(BasicQos { prefetch_count, ..Default::default() }).await?;
         let queue = self.subscription.source.queue().to_owned();
         let mut exclusive = false;
-        if let Source::Own { name, bindings } = &self.subscription.source {
+        if let Source::Own { queue, bindings } = &self.subscription.source {
             exclusive = true;
-            for step in own_steps(name, bindings)? {
+            for step in own_steps(queue, bindings)? {
                 step.on(&channel).await?;
             }
         }
@@ -197,8 +198,8 @@ impl AmqpInlet {
     }
 }
 
-fn own_steps(name: &str, bindings: &[crate::Binding]) -> Result<Vec<Step>, Error> {
-    let mut steps = vec![declare::declare_own(name)];
+fn own_steps(queue: &Queue, bindings: &[Binding]) -> Result<Vec<Step>, Error> {
+    let mut steps = vec![declare::declare_own(queue)];
     steps.extend(bindings.iter().map(declare::bind));
     let steps: Result<Vec<Step>, _> = steps.into_iter().collect();
     steps.map_err(|error| Error::TooLong(error.to_string()))
