@@ -16,7 +16,7 @@ use crate::claim_check::{self, LargeBodies};
 use crate::clock::Clock;
 use crate::connect;
 use crate::consume::{BatchHandler, Batches, ConsumerBuilder, ConsumerShared, Each, Handler};
-use crate::dead_letters::{self, DeadLetters};
+use crate::dead_letters::DeadLetters;
 use crate::delays::Delays;
 use crate::describe::Catalog;
 use crate::error::{ConnectError, Error, Result, TopologyError};
@@ -27,7 +27,7 @@ use crate::publish::{Publish, Window};
 use crate::rpc::Replies;
 use crate::stats::{Counters, Stats};
 use crate::testing::Recorder;
-use crate::topology::{Exchange, Topology};
+use crate::topology::{Exchange, Queue, Topology};
 use crate::transport::{Capabilities, QueueStatus, Transport};
 
 /// How long consumers may take to finish what they are doing when a bus is closed.
@@ -281,7 +281,7 @@ impl Inner {
         for name in named {
             let declared = topology.queues.iter().any(|queue| queue.name == name);
             if !declared && self.transport.queue(&name).await?.is_none() {
-                topology = topology.queue(dead_letters::queue_named(&name));
+                topology = topology.queue(Queue::new(name));
             }
         }
         self.transport.ensure(topology).await

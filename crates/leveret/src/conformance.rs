@@ -117,6 +117,8 @@ tests! {
         a_filter_says_which_dead_letters
         dead_letters_can_be_discarded;
     policies:
+        batches_are_handled_together_and_fail_apart
+        layers_are_around_each_try_and_around_all_of_it
         what_was_handled_is_not_handled_again
         a_rate_is_kept
         a_breaker_pauses_and_tries_one;

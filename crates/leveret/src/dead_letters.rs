@@ -36,11 +36,6 @@ pub(crate) fn dead_queue(queue: &str) -> Queue {
     Queue::new(dead_name(queue))
 }
 
-/// A queue for dead letters, by its own name.
-pub(crate) fn queue_named(name: &str) -> Queue {
-    name.strip_suffix(SUFFIX).map_or_else(|| Queue::new(name), dead_queue)
-}
-
 /// The dead letters of a queue's consumers. They wait in a queue called like it with `.dead` behind
 /// it, until somebody redrives or discards them.
 #[derive(Clone)]

@@ -12,6 +12,12 @@ struct Publishing;
 #[doc = include_str!("../../../docs/guide/consuming.md")]
 struct Consuming;
 
+#[doc = include_str!("../../../docs/guide/batches.md")]
+struct Batches;
+
+#[doc = include_str!("../../../docs/guide/layers.md")]
+struct Layers;
+
 #[doc = include_str!("../../../docs/guide/retry.md")]
 struct Retry;
 

@@ -1,4 +1,5 @@
-//! The programs under `examples/python`, run as their README says.
+//! The programs under `examples/python`, run as their README says, and what other pages have in
+//! Python.
 
 use crate::amqp::{connect, delete, depth, persistent, soon};
 use crate::broker::Broker;
@@ -10,6 +11,9 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation};
+use leveret::{Bus, Cx, Failure, Json};
+use serde_json::{Value, json};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,6 +114,55 @@ impl Stage {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     Runtime::new().expect("a runtime").block_on(future)
+}
+
+/// The only snippet in Python on a page.
+fn snippet(page: &str) -> &str {
+    let (_, text) = page.split_once("```python\n").expect("a snippet");
+    let (snippet, rest) = text.split_once("```").expect("its end");
+    assert!(!rest.contains("```python"), "a second snippet is to be run, too");
+    snippet
+}
+
+#[test]
+fn ten_lines_of_pika() {
+    let Some(stage) = Stage::open("ten_lines_of_pika", &["greetings"], &[]) else { return };
+    let url = "amqp://guest:guest@localhost:5672/";
+    let lines = snippet(include_str!("../../../../README.md"));
+    assert!(lines.contains(url));
+    let script = tempfile::NamedTempFile::new().expect("make a file");
+    fs::write(&script, lines.replace(url, stage.broker.url())).expect("write it");
+    assert_eq!(stage.run(&script.path().display().to_string(), &[]), ["hello"]);
+}
+
+#[test]
+fn a_program_in_python_publishes_to_the_toolkit() {
+    let test = "a_program_in_python_publishes_to_the_toolkit";
+    let queues = ["python_orders", "python_orders.dead"];
+    let Some(stage) = Stage::open(test, &queues, &["events"]) else { return };
+    let (sender, orders) = std::sync::mpsc::channel();
+    let runtime = Runtime::new().expect("a runtime");
+    let bus = runtime.block_on(async {
+        let bus = Bus::connect(stage.broker.url()).await.expect("a bus");
+        let handler = move |Json(order): Json<Value>, cx: Cx| {
+            let sent = sender.send((cx.subject().to_owned(), order));
+            std::future::ready(sent.map_err(Failure::permanent))
+        };
+        let consumer = bus.consume("python_orders", handler).subjects(["order.created"]);
+        consumer.start().await.expect("a consumer");
+        bus
+    });
+    let script = tempfile::NamedTempFile::new().expect("make a file");
+    let before = "import os, pika\n\
+        connection = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL']))\n\
+        channel = connection.channel()\n\
+        channel.confirm_delivery()\n";
+    let lines = snippet(include_str!("../../../../docs/guide/brokers.md"));
+    fs::write(&script, format!("{before}{lines}connection.close()\n")).expect("write it");
+    stage.run(&script.path().display().to_string(), &[]);
+    let order = orders.recv_timeout(MOVE_LIMIT).expect("an order");
+    assert_eq!(order, ("order.created".to_owned(), json!({"id": 456})));
+    runtime.block_on(bus.close());
 }
 
 #[test]

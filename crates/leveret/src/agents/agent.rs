@@ -18,6 +18,9 @@ use crate::health::ConsumerHealth;
 use crate::retry::Retry;
 use crate::topology::{Queue, Topology};
 
+/// How many notes may wait in an inbox, where nothing is said.
+const INBOX_NOTES_MAX: u64 = 10_000;
+
 /// An agent that is to be started. Everything but a handler has a default.
 #[must_use = "an agent does nothing before start() is awaited"]
 pub struct AgentBuilder<H> {
@@ -68,7 +71,7 @@ impl AgentBuilder<()> {
     pub(super) fn new(agents: &Agents, name: &str) -> Self {
         let settings = Settings {
             role: String::new(),
-            inbox: None,
+            inbox: Some(INBOX_NOTES_MAX),
             concurrency: 1,
             prefetch: None,
             standby: true,
@@ -121,9 +124,15 @@ impl<H> AgentBuilder<H> {
     }
 
     /// So many notes may wait in its inbox; who sends one more is refused
-    /// ([`crate::PublishError::Refused`]). Without this, as many as the broker has room for.
+    /// ([`crate::PublishError::Refused`]). 10,000 where nothing is said.
     pub fn inbox(mut self, notes: u64) -> Self {
         self.settings.inbox = Some(notes);
+        self
+    }
+
+    /// As many notes may wait in its inbox as the broker has room for.
+    pub fn unbounded_inbox(mut self) -> Self {
+        self.settings.inbox = None;
         self
     }
 
@@ -295,5 +304,27 @@ impl<H> fmt::Debug for AgentBuilder<H> {
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Agent").field(&self.work).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::INBOX_NOTES_MAX;
+    use crate::{Bus, PublishError};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_inbox_has_a_bound_unless_it_is_said_to_have_none() {
+        let bus = Bus::connect("memory:").await.unwrap();
+        let agents = bus.agents();
+        agents.register("Bounded", "").await.unwrap();
+        agents.agent("Unbounded").unbounded_inbox().register().await.unwrap();
+        for number in 0..INBOX_NOTES_MAX {
+            agents.send("Bounded", number).await.unwrap();
+            agents.send("Unbounded", number).await.unwrap();
+        }
+        let refused = agents.send("Bounded", "one more").await;
+        assert!(matches!(refused, Err(PublishError::Refused { .. })), "{refused:?}");
+        agents.send("Unbounded", "one more").await.unwrap();
+        bus.close().await;
     }
 }

@@ -1,8 +1,12 @@
 //! What a consumer does around its handler.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tower_layer::layer_fn;
+use tower_service::Service;
 
 use super::scene::{Shared, consume, content, delay, notes, until};
 use super::{Scene, Verdict};
@@ -13,6 +17,85 @@ use crate::failure::Failure;
 use crate::health::ConsumerState;
 use crate::message::Text;
 use crate::retry::Retry;
+
+pub(super) async fn batches_are_handled_together_and_fail_apart(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    let queue = scene.queue(&bus, "batches").await?;
+    for text in ["1", "2", "bad", "4", "5", "6"] {
+        bus.send(&queue, &Text::from(text)).await?;
+    }
+    let sizes = Shared::<Vec<usize>>::default();
+    let seen = sizes.clone();
+    let handler = move |batch: Vec<(Text, Cx)>| {
+        seen.with(|sizes| sizes.push(batch.len()));
+        let bad = batch.iter().any(|(text, _)| text.0 == "bad");
+        let result = if bad { Err(Failure::permanent("it is bad")) } else { Ok(()) };
+        std::future::ready(result)
+    };
+    let within = Duration::from_secs(60);
+    let consumer = bus.consume_batches(&queue, 3, within, handler).start().await?;
+    until("all batches", async || consumer.health().handled == 5).await?;
+    let sizes = sizes.with(|sizes| sizes.clone());
+    check!(sizes == [3, 1, 1, 1, 3], "there were batches of {sizes:?}");
+    until("a dead letter", async || {
+        bus.dead_letters(&queue).count().await.is_ok_and(|count| count == 1)
+    })
+    .await?;
+    let dead = bus.dead_letters(&queue).list(1).await?;
+    check!(dead[0].message::<Text>()?.0 == "bad", "{:?} is dead", dead[0]);
+    bus.close().await;
+    Ok(())
+}
+
+/// Writes down when a service is called.
+#[derive(Clone)]
+struct Noted<S> {
+    name: &'static str,
+    calls: Shared<Vec<&'static str>>,
+    service: S,
+}
+
+impl<R, S: Service<R>> Service<R> for Noted<S>
+where
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        self.calls.with(|calls| calls.push(self.name));
+        Box::pin(self.service.call(request))
+    }
+}
+
+pub(super) async fn layers_are_around_each_try_and_around_all_of_it(scene: Scene) -> Verdict {
+    let bus = scene.bus().await?;
+    let queue = scene.name("layers");
+    let calls = Shared::<Vec<&'static str>>::default();
+    let handler = async |_: Text, cx: Cx| match cx.attempt() {
+        1 => Err(Failure::transient("not yet")),
+        _ => Ok(()),
+    };
+    let (inner, outer) = (calls.clone(), calls.clone());
+    let consumer = bus
+        .consume(&queue, handler)
+        .inner(layer_fn(|service| Noted { name: "inner", calls: inner.clone(), service }))
+        .outer(layer_fn(move |service| Noted { name: "outer", calls: outer.clone(), service }))
+        .retry(Retry::fixed(Duration::from_millis(10)).at_once(2))
+        .start()
+        .await?;
+    bus.send(&queue, &Text::from("hi")).await?;
+    until("the second attempt", async || consumer.health().handled == 1).await?;
+    let calls = calls.with(|calls| calls.clone());
+    check!(calls == ["outer", "inner", "inner", "outer", "inner"], "it was {calls:?}");
+    bus.close().await;
+    Ok(())
+}
 
 pub(super) async fn what_was_handled_is_not_handled_again(scene: Scene) -> Verdict {
     let bus = scene.bus().await?;

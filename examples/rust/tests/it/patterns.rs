@@ -1,10 +1,11 @@
 //! Who gets a message, and when.
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::brokers::{Program, everywhere};
+use crate::brokers::{Program, binary, everywhere};
 
 /// How many lines contain this.
 fn count(lines: &[String], text: &str) -> usize {
@@ -24,6 +25,20 @@ fn every_program_is_in_the_readme() {
     for program in programs.filter_map(|text| text.split('"').next()) {
         assert!(readme.contains(&format!("./{program}")), "{program}");
     }
+}
+
+#[test]
+fn the_first_program_is_that_of_the_readme() {
+    let program = include_str!("../../hello_world/first.rs");
+    let (_, program) = program.split_once("\n\n").expect("a program below its heading");
+    let readme = include_str!("../../../../README.md");
+    let shown = readme.split("```rust,no_run\n").nth(1).and_then(|text| text.split("```").next());
+    assert_eq!(shown, Some(program));
+    let directory = tempfile::tempdir().expect("make a directory");
+    let mut first = Program::start(Command::new(binary("first")).current_dir(&directory));
+    first.wait_for("Hello, world!");
+    first.stop();
+    assert!(directory.path().join("data").is_dir());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leveret_peers::Postgres;
 
-use crate::brokers::everywhere;
+use crate::brokers::{Place, everywhere};
 
 #[test]
 fn orders_are_placed_quickly_while_the_email_service_is_down() {
@@ -110,5 +110,36 @@ fn an_order_and_its_event_are_one() {
         billing.wait_for("Order 7 is billed").wait_for("Order 8 is billed");
         let lines = billing.stop();
         assert_eq!(lines.iter().filter(|line| line.ends_with("is billed")).count(), 2);
+    });
+}
+
+#[test]
+fn a_bridge_forwards_what_the_other_broker_takes() {
+    everywhere(|place| {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = format!("embedded:{}", directory.path().join("office").display());
+        place.set("TO", bus.as_str());
+        let office = Place { bus, alone: true, variables: Vec::new() };
+        let open = || {
+            let mut bridge = place.start("bridge", &["order.#"]);
+            bridge.wait_for("The bridge is open");
+            bridge
+        };
+        open().stop();
+        place.run("dead_letters", &["publish"]);
+        // Nobody is there for them: they stay here.
+        let mut bridge = open();
+        bridge.wait_for("[!]");
+        assert!(!bridge.stop().iter().any(|line| line.contains("[x]")));
+
+        office.start("dead_letters", &["ship"]).wait_for("Waiting for orders");
+        let mut bridge = open();
+        bridge.wait_for("Forwarded order.paid 1").wait_for("Forwarded order.paid 2");
+        bridge.stop();
+        let mut shipping = office.start("dead_letters", &["ship"]);
+        shipping.wait_for("Order 1 shipped, 250 g");
+        shipping.stop();
+        let dead = office.run("dead_letters", &["list"]);
+        assert!(dead.iter().any(|line| line.contains("Order 2")), "{dead:?}");
     });
 }
