@@ -89,7 +89,7 @@ async fn bus(url: &str, messages: u64, persistent: bool) -> Times {
 
 async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
     use leveret_client::method::{BasicConsume, BasicQos, ConfirmSelect, QueueDeclare, QueuePurge};
-    use leveret_client::model::{Properties, ShortString};
+    use leveret_client::model::ShortString;
     use leveret_client::{Connection, Event, Login};
 
     let address = url.trim_start_matches("amqp://").rsplit('@').next().unwrap_or_default();
@@ -131,21 +131,12 @@ async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
     let mut envelope = vec![0, u8::try_from(name.len())?];
     envelope.extend_from_slice(name.as_bytes());
     let mut properties = Vec::new();
-    let mut described = Properties {
-        content_type: Some(ShortString::from_static("application/json")),
-        delivery_mode: Some(if persistent { 2 } else { 1 }),
-        kind: Some(ShortString::from_static("throughput")),
-        ..Default::default()
-    };
     let (mut sent, mut confirmed, mut events) = (0, 0, Vec::new());
     while confirmed < messages {
         while sent < messages && sent - confirmed < WINDOW {
             let body = serde_json::to_vec(&Small { number: sent + 1 })?;
-            let id = format!("{:024x}-{sent:x}", 0);
-            described.message_id = Some(ShortString::try_from(id.as_str())?);
-            described.timestamp = Some(UNIX_EPOCH.elapsed()?.as_secs());
             properties.clear();
-            described.encode(&mut properties);
+            describe(sent, persistent, &mut properties)?;
             sent = publisher.publish(&envelope, true, &properties, &body)?;
         }
         confirms.next(&mut events).await;
@@ -158,6 +149,27 @@ async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
     let published = start.elapsed();
     let handled = handling.await?.map_err(|error| error.to_string())?;
     Ok((published, handled))
+}
+
+/// What the toolkit says of each message.
+fn describe(number: u64, persistent: bool, out: &mut Vec<u8>) -> Result<(), Box<dyn Error>> {
+    use leveret_client::model::{Properties, ShortString};
+
+    let properties = Properties {
+        content_type: Some(ShortString::from_static("application/json")),
+        delivery_mode: Some(if persistent { 2 } else { 1 }),
+        message_id: Some(ShortString::try_from(id(number).as_str())?),
+        timestamp: Some(UNIX_EPOCH.elapsed()?.as_secs()),
+        kind: Some(ShortString::from_static("throughput")),
+        ..Default::default()
+    };
+    properties.encode(out);
+    Ok(())
+}
+
+/// As long as the toolkit's ids are.
+fn id(number: u64) -> String {
+    format!("{:024x}-{number:x}", 0)
 }
 
 async fn lapin(url: &str, messages: u64, persistent: bool) -> Times {
@@ -207,7 +219,7 @@ async fn lapin(url: &str, messages: u64, persistent: bool) -> Times {
         let key = queue.as_str().into();
         let properties = described
             .clone()
-            .with_message_id(format!("{:024x}-{number:x}", 0).into())
+            .with_message_id(id(number).into())
             .with_timestamp(UNIX_EPOCH.elapsed()?.as_secs());
         let publish = publisher.basic_publish("".into(), key, mandatory, &body, properties);
         confirms.push_back(publish.await?);

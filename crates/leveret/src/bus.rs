@@ -160,8 +160,8 @@ impl Bus {
     /// for dead letters, where there is none.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the transport cannot make a queue like that; [`Error::Topology`] if
-    /// something is there already and differs, or is refused.
+    /// [`Error::Unsupported`] if the transport cannot make a queue like that;
+    /// [`Error::Topology`] if something is there already and differs, or is refused.
     pub async fn ensure(&self, mut topology: Topology) -> Result<()> {
         self.capabilities().check(&topology)?;
         let own = &self.inner.exchange;

@@ -310,7 +310,7 @@ impl<W: Way> ConsumerBuilder<W> {
     }
 
     /// How many messages are fetched ahead, those in handling included. Few share work more evenly,
-    /// many are faster. 16 for each of [`ConsumerBuilder::concurrency`] where nothing is said, or of
+    /// many are faster. Where nothing is said 16 for each of [`ConsumerBuilder::concurrency`]; of
     /// batches one for each, and one more.
     pub fn prefetch(mut self, messages: u16) -> Self {
         self.prefetch = Some(messages.max(1));

@@ -29,8 +29,8 @@ impl Recorder {
 /// For tests, on a bus to `memory:` alone.
 impl Bus {
     /// All messages of that type that were published or sent through this bus, in order, questions
-    /// and answers included, whether anybody got them or not; the latest 100,000 are remembered. Of a type without a name those
-    /// of all such types, which must be readable as this one.
+    /// and answers included, whether anybody got them or not; the latest 100,000 are remembered.
+    /// Of a type without a name those of all such types, which must be readable as this one.
     ///
     /// # Errors
     /// [`Error::Unsupported`] unless the bus is to `memory:`; [`Error::Codec`] if one cannot be
