@@ -23,7 +23,7 @@ from pathlib import Path
 from compare import ROOT, start
 
 THROUGHPUT = ROOT / "target/release/examples/throughput"
-SERVED = ("bus", "raw", "lapin")
+SERVED = ("bus", "raw", "bare", "lapin")
 # How many messages a run has: some seconds' worth.
 MESSAGES = {"RabbitMQ": 100_000, "lapin": 50_000}
 DEFAULT_MESSAGES = 1_000_000
@@ -53,7 +53,7 @@ def row(place, ways, url, kind, runs):
             return ""
         return f"{statistics.median(rates['bus']) / statistics.median(rates[way]):.2f}"
 
-    cells = [f"{place}, {kind}", *map(shown, SERVED), ratio("raw"), ratio("lapin")]
+    cells = [f"{place}, {kind}", *map(shown, SERVED), *map(ratio, SERVED[1:])]
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
@@ -61,8 +61,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    print("| broker | bus | raw client | lapin | bus / raw | bus / lapin |")
-    print("|---|---|---|---|---|---|")
+    print("| broker | bus | raw | bare | lapin | bus / raw | bus / bare | bus / lapin |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
         folder = Path(folder)
         row("`memory:`", ["bus"], "memory:", "transient", runs)

@@ -1,8 +1,9 @@
 //! How many small messages a second go through: `throughput WAY URL [MESSAGES] [persistent]`.
 //!
 //! The way is `bus` for the toolkit, `raw` for its client without the toolkit (by `amqp://` alone)
-//! or `lapin`. All send the same messages, with an id, a time, a type and a content type. Each
-//! publishes with confirms, at most 1,024 of them outstanding, and consumes with
+//! or `lapin`. All send the same messages, with an id, a time, a type and a content type; only
+//! `bare`, which is `raw` otherwise, sends bodies alone. Each publishes with confirms, at most
+//! 1,024 of them outstanding, and consumes with
 //! acknowledgements and a prefetch of 1,000, both at once. The queue is emptied before.
 
 use std::env;
@@ -30,13 +31,14 @@ const PREFETCH: u16 = 1000;
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let (Some(way), Some(url)) = (arguments.first(), arguments.get(1)) else {
-        return Err("throughput bus|raw|lapin URL [MESSAGES] [persistent]".into());
+        return Err("throughput bus|raw|bare|lapin URL [MESSAGES] [persistent]".into());
     };
     let messages = arguments.get(2).map_or(Ok(1_000_000), |text| text.parse())?;
     let persistent = arguments.get(3).is_some_and(|word| word == "persistent");
     let (published, handled) = match way.as_str() {
         "bus" => bus(url, messages, persistent).await?,
-        "raw" => raw(url, messages, persistent).await?,
+        "raw" => raw(url, messages, persistent, describe).await?,
+        "bare" => raw(url, messages, persistent, describe_little).await?,
         "lapin" => lapin(url, messages, persistent).await?,
         other => return Err(format!("there is no way called {other}").into()),
     };
@@ -87,7 +89,7 @@ async fn bus(url: &str, messages: u64, persistent: bool) -> Times {
     Ok((published, handled))
 }
 
-async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
+async fn raw(url: &str, messages: u64, persistent: bool, describe: Describe) -> Times {
     use leveret_client::method::{BasicConsume, BasicQos, ConfirmSelect, QueueDeclare, QueuePurge};
     use leveret_client::model::ShortString;
     use leveret_client::{Connection, Event, Login};
@@ -151,6 +153,9 @@ async fn raw(url: &str, messages: u64, persistent: bool) -> Times {
     Ok((published, handled))
 }
 
+/// Writes a message's properties.
+type Describe = fn(u64, bool, &mut Vec<u8>) -> Result<(), Box<dyn Error>>;
+
 /// What the toolkit says of each message.
 fn describe(number: u64, persistent: bool, out: &mut Vec<u8>) -> Result<(), Box<dyn Error>> {
     use leveret_client::model::{Properties, ShortString};
@@ -164,6 +169,13 @@ fn describe(number: u64, persistent: bool, out: &mut Vec<u8>) -> Result<(), Box<
         ..Default::default()
     };
     properties.encode(out);
+    Ok(())
+}
+
+/// No more than must be said.
+fn describe_little(_: u64, persistent: bool, out: &mut Vec<u8>) -> Result<(), Box<dyn Error>> {
+    let delivery_mode = Some(if persistent { 2 } else { 1 });
+    leveret_client::model::Properties { delivery_mode, ..Default::default() }.encode(out);
     Ok(())
 }
 

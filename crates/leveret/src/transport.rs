@@ -113,6 +113,9 @@ impl Capabilities {
         for queue in &topology.queues {
             self.check_queue(queue)?;
         }
+        if topology.bindings.iter().any(|binding| binding.headers.is_some()) {
+            self.check_headers()?;
+        }
         let longest = topology.delays.iter().map(|delay| delay.longest).max();
         match longest.filter(|longest| *longest > self.delay_max.unwrap_or_default()) {
             None => Ok(()),
@@ -151,6 +154,13 @@ impl Capabilities {
             return refuse("let one consumer at a time have a queue", hint);
         }
         Ok(())
+    }
+
+    pub(crate) fn check_headers(&self) -> Result<(), Error> {
+        match self.headers {
+            true => Ok(()),
+            false => Err(self.unsupported("route by headers", "use subjects")),
+        }
     }
 
     pub(crate) fn unsupported(&self, what: impl Into<String>, hint: &'static str) -> Error {

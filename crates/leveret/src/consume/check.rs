@@ -53,9 +53,7 @@ impl<W: Way> ConsumerBuilder<W> {
         if self.headers.is_none() {
             return Ok(());
         }
-        if !can.headers {
-            return Err(can.unsupported("route by headers", "use subjects()"));
-        }
+        can.check_headers()?;
         let exchange = self.exchange.as_ref().unwrap_or(&self.bus.inner.exchange);
         if exchange.kind != ExchangeKind::Headers {
             let name = &exchange.name;

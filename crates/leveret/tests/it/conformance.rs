@@ -84,6 +84,7 @@ async fn a_transport_that_can_do_little() {
     let make = wrapped(&asked, |can| {
         can.delay_max = None;
         can.priorities = 0;
+        can.headers = false;
         can.unroutable = false;
         can.single_active_consumer = false;
         can.messages_max = false;

@@ -2,8 +2,8 @@
 
 use leveret::transport::Capabilities;
 use leveret::{
-    AgentCx, Bus, Consumer, Cx, DelayTarget, Error, Exchange, Note, PublishError, Queue, QueueKind,
-    Result, Retry, Text, Topology, TopologyError,
+    AgentCx, Bus, Consumer, Cx, DelayTarget, Error, Exchange, Match, Note, PublishError, Queue,
+    QueueKind, Result, Retry, Text, Topology, TopologyError,
 };
 use leveret_peers::{Leveret, RabbitMq};
 use std::time::Duration;
@@ -90,6 +90,22 @@ async fn queues_that_their_kind_does_not_allow() {
     let own = bus.consume("q", handle).subjects(["s"]).own_queue();
     let own = own.queue(|it| it.kind(QueueKind::Quorum)).start().await;
     assert_refused(own, "quorum queue that goes", "kind()");
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_that_a_transport_does_not_have() {
+    let documents = Exchange::headers("documents");
+    let signed = || Match::all([("signed", "yes")]);
+    let bus = lesser(|can| can.headers = false).await;
+    let topology = Topology::new().exchange(documents.clone()).queue(Queue::new("q"));
+    let made = bus.ensure(topology.bind_where("documents", "q", signed())).await;
+    assert_refused(made, "by headers", "subjects");
+    let consumer = || bus.consume("q", handle).exchange(documents.clone()).headers(signed());
+    assert_refused(consumer().start().await, "by headers", "subjects");
+    assert_refused(consumer().own_queue().start().await, "by headers", "subjects");
+    let bus = memory().await;
+    let topic = bus.consume("q", handle).headers(signed()).start().await;
+    assert_senseless(topic, "Exchange::headers()");
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,6 +56,8 @@ impl Wrapped {
         for queue in &topology.queues {
             self.look_at_queue(queue);
         }
+        let by_headers = topology.bindings.iter().any(|binding| binding.headers.is_some());
+        self.asked.unless(!by_headers || self.can.headers, "headers");
         for delay in &topology.delays {
             self.look_at_delay(Some(delay.longest));
         }
