@@ -23,7 +23,8 @@ from pathlib import Path
 from compare import ROOT, start
 
 THROUGHPUT = ROOT / "target/release/examples/throughput"
-SERVED = ("bus", "raw", "bare", "lapin")
+WITHIN = ("bus", "raw", "bare")
+SERVED = (*WITHIN, "lapin")
 # How many messages a run has: some seconds' worth.
 MESSAGES = {"RabbitMQ": 100_000, "lapin": 50_000}
 DEFAULT_MESSAGES = 1_000_000
@@ -65,9 +66,9 @@ def main():
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
         folder = Path(folder)
-        row("`memory:`", ["bus"], "memory:", "transient", runs)
+        row("`memory:`", WITHIN, "memory:", "transient", runs)
         for kind in ("transient", "persistent"):
-            row("`embedded:`", ["bus"], f"embedded:{folder / 'embedded'}", kind, runs)
+            row("`embedded:`", WITHIN, f"embedded:{folder / 'embedded'}", kind, runs)
         for place in ("leveret", "RabbitMQ"):
             port, pid = start(place.lower(), folder)
             try:

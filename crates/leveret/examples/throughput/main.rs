@@ -1,10 +1,12 @@
 //! How many small messages a second go through: `throughput WAY URL [MESSAGES] [persistent]`.
 //!
-//! The way is `bus` for the toolkit, `raw` for its client without the toolkit (by `amqp://` alone)
-//! or `lapin`. All send the same messages, with an id, a time, a type and a content type; only
+//! The way is `bus` for the toolkit, `raw` for its client without the toolkit or, by `amqp://`
+//! alone, `lapin`. All send the same messages, with an id, a time, a type and a content type; only
 //! `bare`, which is `raw` otherwise, sends bodies alone. Each publishes with confirms, at most
-//! 1,024 of them outstanding, and consumes with
-//! acknowledgements and a prefetch of 1,000, both at once. The queue is emptied before.
+//! 1,024 of them outstanding, and consumes with acknowledgements and a prefetch of 1,000, both at
+//! once. The queue is emptied before.
+
+mod door;
 
 use std::env;
 use std::error::Error;
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use leveret::{Bus, Cx, Message, Queue, Topology};
 use tokio::sync::mpsc;
+
+use self::door::Door;
 
 #[derive(serde::Serialize, serde::Deserialize, Message)]
 #[message(name = "throughput")]
@@ -90,18 +94,12 @@ async fn bus(url: &str, messages: u64, persistent: bool) -> Times {
 }
 
 async fn raw(url: &str, messages: u64, persistent: bool, describe: Describe) -> Times {
+    use leveret_client::Event;
     use leveret_client::method::{BasicConsume, BasicQos, ConfirmSelect, QueueDeclare, QueuePurge};
     use leveret_client::model::ShortString;
-    use leveret_client::{Connection, Event, Login};
 
-    let address = url.trim_start_matches("amqp://").rsplit('@').next().unwrap_or_default();
-    let address = address.split('/').next().unwrap_or_default().to_owned();
-    let connect = async || {
-        let stream = tokio::net::TcpStream::connect(&address).await?;
-        stream.set_nodelay(true)?;
-        Ok::<_, Box<dyn Error>>(Connection::open(stream, &Login::default()).await?)
-    };
-    let (publishing, consuming) = (connect().await?, connect().await?);
+    let door = Door::of(url)?;
+    let (publishing, consuming) = (door.connect().await?, door.connect().await?);
     let name = format!("{QUEUE}.{persistent}");
     let queue = ShortString::try_from(name.as_str())?;
     let (publisher, mut confirms) = publishing.channel().await?;
