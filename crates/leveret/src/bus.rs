@@ -27,7 +27,7 @@ use crate::publish::{Publish, Window};
 use crate::rpc::Replies;
 use crate::stats::{Counters, Stats};
 use crate::testing::Recorder;
-use crate::topology::{Exchange, Queue, Topology};
+use crate::topology::{Exchange, Topology};
 use crate::transport::{Capabilities, QueueStatus, Transport};
 
 /// How long consumers may take to finish what they are doing when a bus is closed.
@@ -157,7 +157,7 @@ impl Bus {
 
     /// Declares exchanges, queues and bindings, now and at each connect from now on. The bus's own
     /// exchange is declared, too, where something is bound to it; and so is a queue that is named
-    /// for dead letters, where there is none.
+    /// for dead letters, where there is none: declare it before if it is to have settings.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the transport cannot make a queue like that;
@@ -169,7 +169,7 @@ impl Bus {
         if bound && topology.exchanges.iter().all(|it| it.name != own.name) {
             topology = topology.exchange(own.clone());
         }
-        Ok(self.inner.ensure(topology).await?)
+        Ok(self.inner.transport.ensure(topology).await?)
     }
 
     /// The dead letters of a queue's consumers.
@@ -271,20 +271,6 @@ async fn signal() -> std::io::Result<()> {
 impl Inner {
     pub(crate) fn consumers(&self) -> MutexGuard<'_, Vec<Arc<ConsumerShared>>> {
         self.consumers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Declares, now and at each connect from now on; also what is named as a queue for dead
-    /// letters and is not there, or a broker would drop them.
-    pub(crate) async fn ensure(&self, mut topology: Topology) -> Result<(), TopologyError> {
-        let ours = topology.queues.iter().filter(|queue| !queue.existing);
-        let named: Vec<_> = ours.filter_map(|queue| queue.dead_letter_queue.clone()).collect();
-        for name in named {
-            let declared = topology.queues.iter().any(|queue| queue.name == name);
-            if !declared && self.transport.queue(&name).await?.is_none() {
-                topology = topology.queue(Queue::new(name));
-            }
-        }
-        self.transport.ensure(topology).await
     }
 
     /// Declares an exchange that messages are published to, unless that was done before.

@@ -76,8 +76,8 @@ pub struct Queue {
     pub message_ttl: Option<Duration>,
     /// The queue that its dead letters go to, those that the broker makes: messages that expired,
     /// or were delivered too often without an answer. It is made with this queue, if it is not
-    /// there; what it is to be like is said by declaring it as well. A quorum queue has one where
-    /// nothing is said, called like it with `.dead` behind it, which its consumers make.
+    /// there; what it is to be like is said by declaring it as well, or before. A quorum queue has one
+    /// where nothing is said, called like it with `.dead` behind it.
     pub dead_letter_queue: Option<String>,
     /// How often a message may be delivered without being settled before the broker makes it a dead
     /// letter; `None` for as often as the broker thinks right. Only quorum queues count.
@@ -116,7 +116,7 @@ pub struct Binding {
 
 /// Which headers a message must have to go from an exchange that routes by headers to a queue.
 /// Values are texts: a header that another program sets as a number matches none. Names that begin
-/// with `x-` are the broker's, and not looked at.
+/// with `x-` are the broker's, which does not look at them: they are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Match {
     /// All of these, with these values.

@@ -19,7 +19,7 @@ use crate::error::{ConnectError, Error, PublishError, SubscribeError, TopologyEr
 use crate::health::{ConnectionHealth, ConsumerState};
 use crate::letter::Letter;
 use crate::stats::Counters;
-use crate::topology::{Binding, Queue, QueueKind, Topology};
+use crate::topology::{Binding, ExchangeKind, Match, Queue, QueueKind, Topology};
 
 /// A future that is named nowhere else.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -113,8 +113,8 @@ impl Capabilities {
         for queue in &topology.queues {
             self.check_queue(queue)?;
         }
-        if topology.bindings.iter().any(|binding| binding.headers.is_some()) {
-            self.check_headers()?;
+        for binding in &topology.bindings {
+            self.check_binding(binding, topology)?;
         }
         let longest = topology.delays.iter().map(|delay| delay.longest).max();
         match longest.filter(|longest| *longest > self.delay_max.unwrap_or_default()) {
@@ -156,10 +156,27 @@ impl Capabilities {
         Ok(())
     }
 
-    pub(crate) fn check_headers(&self) -> Result<(), Error> {
-        match self.headers {
-            true => Ok(()),
-            false => Err(self.unsupported("route by headers", "use subjects")),
+    fn check_binding(&self, binding: &Binding, topology: &Topology) -> Result<(), Error> {
+        let Some(headers) = &binding.headers else { return Ok(()) };
+        let named = topology.exchanges.iter().find(|it| it.name == binding.exchange);
+        if named.is_some_and(|it| it.kind != ExchangeKind::Headers) {
+            let name = &binding.exchange;
+            let text = format!("{name:?} is bound by headers: make it by Exchange::headers()");
+            return Err(Error::Invalid(text));
+        }
+        self.check_headers(headers)
+    }
+
+    pub(crate) fn check_headers(&self, headers: &Match) -> Result<(), Error> {
+        if !self.headers {
+            return Err(self.unsupported("route by headers", "use subjects"));
+        }
+        let (Match::All(headers) | Match::Any(headers)) = headers;
+        match headers.iter().find(|(name, _)| name.starts_with("x-")) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Invalid(format!(
+                "a binding by header {name:?}: brokers look at none that begins with x-"
+            ))),
         }
     }
 

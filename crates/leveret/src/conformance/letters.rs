@@ -7,9 +7,10 @@ use tokio::time::sleep;
 
 use super::scene::{consume, content, notes, until_waiting};
 use super::{Scene, Verdict};
+use crate::cx::Cx;
 use crate::error::PublishError;
 use crate::message::{CodecError, Message, Payload, Raw, Text};
-use crate::topology::{Queue, Topology};
+use crate::topology::{Exchange, Queue, Topology};
 
 /// A message with a name and a key of its own.
 struct Named(String);
@@ -151,6 +152,19 @@ pub(super) async fn what_has_expired_waits_where_its_queue_says(scene: Scene) ->
     bus.ensure(Topology::new().queue(queue.clone()).queue(dead.clone())).await?;
     bus.ensure(Topology::new().queue(queue)).await?;
     bus.ensure(Topology::new().queue(dead)).await?;
+    // So it is with a queue that only a consumer has.
+    let missed = scene.name("missed");
+    let exchange = Exchange::topic(scene.name("news"));
+    let stuck = async |_: Text, _: Cx| std::future::pending().await;
+    let like =
+        |queue: Queue| queue.message_ttl(Duration::from_millis(50)).dead_letter_queue(&missed);
+    let news = bus.consume(&scene.name("reader"), stuck).exchange(exchange.clone());
+    news.subjects(["news"]).own_queue().prefetch(1).queue(like).start().await?;
+    let text = Text::from("news");
+    for _ in 0..2 {
+        bus.publish(&text).exchange(exchange.clone()).subject("news").await?;
+    }
+    until_waiting(&bus, &missed, 1).await?;
     bus.close().await;
     Ok(())
 }

@@ -33,7 +33,8 @@ pub(super) async fn batches_are_handled_together_and_fail_apart(scene: Scene) ->
         std::future::ready(result)
     };
     let within = Duration::from_secs(60);
-    let consumer = bus.consume_batches(&queue, 3, within, handler).start().await?;
+    let consumer = bus.consume_batches(&queue, 3, within, handler);
+    let consumer = consumer.retry(Retry::none()).start().await?;
     until("all batches", async || consumer.health().handled == 5).await?;
     let sizes = sizes.with(|sizes| sizes.clone());
     check!(sizes == [3, 1, 1, 1, 3], "there were batches of {sizes:?}");
@@ -86,7 +87,7 @@ pub(super) async fn layers_are_around_each_try_and_around_all_of_it(scene: Scene
         .consume(&queue, handler)
         .inner(layer_fn(|service| Noted { name: "inner", calls: inner.clone(), service }))
         .outer(layer_fn(move |service| Noted { name: "outer", calls: outer.clone(), service }))
-        .retry(Retry::fixed(Duration::from_millis(10)).at_once(2))
+        .retry(Retry::fixed(delay(&bus, Duration::from_millis(10))).at_once(2))
         .start()
         .await?;
     bus.send(&queue, &Text::from("hi")).await?;

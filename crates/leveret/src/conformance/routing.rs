@@ -106,13 +106,13 @@ pub(super) async fn headers_may_say_who_gets_what(scene: Scene) -> Verdict {
     }
     let documents = Exchange::headers(scene.name("documents"));
     let (all, mut both) = notes();
-    bus.consume(&scene.name("both"), content::<Text>(all))
+    consume(&bus, &scene.name("both"), content::<Text>(all))
         .exchange(documents.clone())
         .headers(Match::all([("format", "pdf"), ("signed", "yes")]))
         .start()
         .await?;
     let (any, mut either) = notes();
-    bus.consume(&scene.name("either"), content::<Text>(any))
+    consume(&bus, &scene.name("either"), content::<Text>(any))
         .exchange(documents.clone())
         .headers(Match::any([("format", "pdf"), ("signed", "yes")]))
         .own_queue()

@@ -61,7 +61,11 @@ impl<M: Message, H: BatchHandler<M>> BatchWork<M, H> {
 
     async fn work(&self, outlet: Outlet) {
         while let Some(first) = outlet.next().await {
-            let batch = self.gather(first, &outlet).await;
+            let mut batch = self.gather(first, &outlet).await;
+            outlet.leave_out_stale(&mut batch);
+            if batch.is_empty() {
+                continue;
+            }
             let _busy = outlet.busy();
             for (inbound, outcome) in self.settle_or_fail(batch).await {
                 outlet.settle(&inbound, outcome);

@@ -50,10 +50,12 @@ impl<W: Way> ConsumerBuilder<W> {
     }
 
     fn check_headers(&self, can: &Capabilities) -> Result<()> {
-        if self.headers.is_none() {
-            return Ok(());
+        let Some(headers) = &self.headers else { return Ok(()) };
+        can.check_headers(headers)?;
+        if self.subjects != [""] {
+            let text = "headers() takes the place of subjects() and sent_only(): say one of them";
+            return Err(Error::Invalid(text.to_owned()));
         }
-        can.check_headers()?;
         let exchange = self.exchange.as_ref().unwrap_or(&self.bus.inner.exchange);
         if exchange.kind != ExchangeKind::Headers {
             let name = &exchange.name;
@@ -94,6 +96,10 @@ impl<W: Way> ConsumerBuilder<W> {
         if queue.kind == Some(QueueKind::Quorum) {
             let what = "have a quorum queue that goes with its consumer";
             return Err(can.unsupported(what, "leave kind() out with own_queue()"));
+        }
+        if queue.delivery_limit.is_some() {
+            let what = "count deliveries in a queue that goes with its consumer";
+            return Err(can.unsupported(what, "leave delivery_limit out with own_queue()"));
         }
         can.check_queue(&self.queue_of_its_own(queue.name.clone()))
     }

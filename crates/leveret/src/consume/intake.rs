@@ -154,13 +154,7 @@ impl Outlet {
                     }
                 }
             }
-            if self.lanes.come_again() && !self.settler.is_current(inbound.token) {
-                // It comes again, maybe to another consumer, which must not meet this one at it.
-                self.lanes.done(self.lanes.key(&inbound));
-                if let Some(gate) = gate {
-                    // If it was the one to be tried, another one must be.
-                    gate.report(Outcome::Released);
-                }
+            if self.comes_again(&inbound, gate) {
                 continue;
             }
             if self.shared.is_running() {
@@ -169,6 +163,27 @@ impl Outlet {
             }
             self.settler.release(inbound.token);
         }
+    }
+
+    /// Whether a message was brought by a connection that is lost. It comes again, maybe to another
+    /// consumer, which must not meet this one at it.
+    fn comes_again(&self, inbound: &Inbound, gate: Option<&Gate>) -> bool {
+        let again = self.lanes.come_again() && !self.settler.is_current(inbound.token);
+        if again {
+            self.lanes.done(self.lanes.key(inbound));
+            if let Some(gate) = gate {
+                // If it was the one to be tried, another one must be.
+                gate.report(Outcome::Released);
+            }
+        }
+        again
+    }
+
+    /// Takes those out that were begun and come again, after some time has passed.
+    pub(crate) fn leave_out_stale(&self, batch: &mut Vec<Arc<Inbound>>) {
+        let before = batch.len();
+        batch.retain(|inbound| !self.comes_again(inbound, self.gate.as_deref()));
+        self.shared.handling.fetch_sub(before - batch.len(), Ordering::Relaxed);
     }
 
     /// A message that was begun is done with.

@@ -17,7 +17,7 @@ use super::{BatchHandler, Outcome};
 use crate::dedup::Store;
 use crate::failure::BoxError;
 use crate::transport::BoxFuture;
-use crate::{Bus, Cx, Dedup, Failure, Retry, Text, Topology};
+use crate::{Breaker, Bus, ConsumerState, Cx, Dedup, Failure, Retry, Text, Topology};
 
 const QUEUE: &str = "q";
 const SECOND: Duration = Duration::from_secs(1);
@@ -377,5 +377,27 @@ async fn acknowledgements_do_not_wait_for_slow_messages() {
     let broker = bus.native::<leveret_broker::Broker>().unwrap();
     let queue = broker.queues().into_iter().find(|it| it.name.as_bytes() == QUEUE.as_bytes());
     assert_eq!(queue.unwrap().unacknowledged, 2);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_is_acknowledged_before_the_breaker_lets_the_next_one_through() {
+    let bus = bus_with(&["bad", "good"]).await;
+    let handler = async |text: Text, _: Cx| match text.0.as_str() {
+        "bad" => Err(Failure::transient("bad")),
+        _ => Ok(()),
+    };
+    let consumer = bus.consume(QUEUE, handler).breaker(Breaker::new(1, 1, 3600 * SECOND));
+    let consumer = consumer.retry(Retry::fixed(7200 * SECOND)).start().await.unwrap();
+    let broker: &leveret_broker::Broker = bus.native().unwrap();
+    let out = || {
+        let queues = broker.queues();
+        let queue = queues.iter().find(|queue| queue.name.as_bytes() == QUEUE.as_bytes());
+        queue.map(|queue| queue.unacknowledged)
+    };
+    while consumer.health().state != ConsumerState::Paused || out() != Some(1) {
+        assert_eq!(consumer.health().handled, 0);
+        sleep(SECOND / 100).await;
+    }
     bus.close().await;
 }

@@ -90,6 +90,8 @@ async fn queues_that_their_kind_does_not_allow() {
     let own = bus.consume("q", handle).subjects(["s"]).own_queue();
     let own = own.queue(|it| it.kind(QueueKind::Quorum)).start().await;
     assert_refused(own, "quorum queue that goes", "kind()");
+    let own = bus.consume("q", handle).subjects(["s"]).own_queue().queue(limited).start().await;
+    assert_refused(own, "count deliveries", "own_queue()");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,6 +108,14 @@ async fn routes_that_a_transport_does_not_have() {
     let bus = memory().await;
     let topic = bus.consume("q", handle).headers(signed()).start().await;
     assert_senseless(topic, "Exchange::headers()");
+    let topology = Topology::new().exchange(Exchange::topic("documents")).queue(Queue::new("q"));
+    let made = bus.ensure(topology.bind_where("documents", "q", signed())).await;
+    assert!(matches!(made, Err(Error::Invalid(_))), "{made:?}");
+    let consumer = || bus.consume("q", handle).exchange(documents.clone());
+    let ours = consumer().headers(Match::any([("x-ours", "1")])).start().await;
+    assert_senseless(ours, "x-ours");
+    let neither = consumer().headers(signed()).sent_only().start().await;
+    assert_senseless(neither, "sent_only()");
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,8 +92,31 @@ impl Declared {
         topology: &Topology,
     ) -> Result<(), TopologyError> {
         let steps = steps(topology, self.kind)?;
+        let made = self.make_dead_letter_queues(connection, &topology.queues).await;
+        made.map_err(|(what, error)| explain(&what, &error))?;
         let declared = self.declare(connection, &steps).await;
         declared.map_err(|(index, error)| explain(&steps[index].what, &error))
+    }
+
+    /// Makes the queues that dead letters of these go to where there are none: a broker would drop
+    /// them. Whoever made one in another way knows better what it is to be like.
+    pub(crate) async fn make_dead_letter_queues(
+        &self,
+        connection: &Connection,
+        queues: &[Queue],
+    ) -> Result<(), (String, Error)> {
+        for name in dead_letter_queues(queues, self.kind) {
+            let what = format!("queue {name:?} for dead letters");
+            let step = match declare_queue(&Queue::new(name), self.kind) {
+                Ok(step) => step,
+                Err(error) => return Err((what, Error::TooLong(error.to_string()))),
+            };
+            match self.declare(connection, &[step]).await {
+                Err((_, error)) if !differs(&error) => return Err((what, error)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Will declare that again at each connect.
@@ -104,9 +127,7 @@ impl Declared {
     /// Declares everything again. What the broker refuses is left out: who needs it will be told.
     pub(crate) async fn declare_again(&self, connection: &Connection) -> Result<(), Error> {
         let topology = self.lock().clone();
-        // It was translated before.
-        let steps = steps(&topology, self.kind).unwrap_or_default();
-        self.declare_what_can_be(connection, &steps).await
+        self.declare_all_that_can_be(connection, &topology).await
     }
 
     /// Declares one queue again, and what is bound to it. What the broker refuses is left out: who
@@ -115,7 +136,7 @@ impl Declared {
         let topology = self.lock().clone();
         let topology = Topology {
             exchanges: Vec::new(),
-            queues: topology.queues.into_iter().filter(|it| it.name == queue).collect(),
+            queues: topology.queues.iter().filter(|it| it.name == queue).cloned().collect(),
             bindings: topology.bindings.into_iter().filter(|it| it.queue == queue).collect(),
             delays: topology
                 .delays
@@ -123,18 +144,27 @@ impl Declared {
                 .filter(|it| it.target == DelayTarget::Queue(queue.to_owned()))
                 .collect(),
         };
-        let steps = steps(&topology, self.kind).unwrap_or_default();
-        if let Err(error) = self.declare_what_can_be(connection, &steps).await {
+        if let Err(error) = self.declare_all_that_can_be(connection, &topology).await {
             tracing::warn!(%error, queue, "cannot be declared again");
         }
     }
 
     /// Leaves out what the broker refuses. The error is the connection's end.
-    async fn declare_what_can_be(
+    async fn declare_all_that_can_be(
         &self,
         connection: &Connection,
-        mut steps: &[Step],
+        topology: &Topology,
     ) -> Result<(), Error> {
+        let made = self.make_dead_letter_queues(connection, &topology.queues).await;
+        if let Err((what, error)) = made {
+            if error.ends_connection() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "{what} cannot be declared again");
+        }
+        // It was translated before.
+        let steps = steps(topology, self.kind).unwrap_or_default();
+        let mut steps = steps.as_slice();
         while let Err((index, error)) = self.declare(connection, steps).await {
             if error.ends_connection() {
                 return Err(error);
@@ -166,12 +196,16 @@ impl Declared {
     }
 }
 
+/// Whether something is there already, but otherwise. The code stands for other refusals, too.
+fn differs(error: &Error) -> bool {
+    error.code() == Some(406) && error.to_string().contains("inequivalent arg")
+}
+
 /// What a broker's refusal of a declaration means.
 pub(crate) fn explain(what: &str, error: &Error) -> TopologyError {
     let (what, text) = (what.to_owned(), error.to_string());
     match error.code() {
-        // The code stands for other refusals, too.
-        Some(406) if text.contains("inequivalent arg") => TopologyError::Differs { what, text },
+        _ if differs(error) => TopologyError::Differs { what, text },
         Some(404) => TopologyError::Missing { what, text },
         _ if error.ends_connection() => TopologyError::Connect(ConnectError::Unreachable {
             address: "the broker".to_owned(),
@@ -219,8 +253,7 @@ fn match_arguments(headers: &Match) -> Result<FieldTable, TopologyError> {
         Match::Any(headers) => ("any", headers),
     };
     let rule = Ok((ShortString::from_static("x-match"), rule.into()));
-    let headers = headers.iter().filter(|(name, _)| !name.starts_with("x-"));
-    let headers = headers.map(|(header, value)| Ok((name("header", header)?, value.into())));
+    let headers = headers.iter().map(|(header, value)| Ok((name("header", header)?, value.into())));
     headers.chain([rule]).collect()
 }
 
@@ -241,6 +274,29 @@ fn declare_exchange(exchange: &Exchange) -> Result<Step, TopologyError> {
     Ok(Step::new(format!("exchange {:?}", exchange.name), declare))
 }
 
+/// Where a queue's dead letters go.
+fn dead_letter_queue(queue: &Queue, kind: QueueKind) -> Option<String> {
+    // A quorum queue gives messages up itself after too many deliveries; it would drop them.
+    let counts = queue.kind.unwrap_or(kind) == QueueKind::Quorum && !is_dead(&queue.name);
+    let own = || counts.then(|| dead_name(&queue.name));
+    queue.dead_letter_queue.clone().or_else(own)
+}
+
+/// The queues that dead letters of these go to, and dead letters of theirs, without those that are
+/// among them.
+fn dead_letter_queues(queues: &[Queue], kind: QueueKind) -> Vec<String> {
+    let ours = queues.iter().filter(|queue| !queue.existing);
+    let mut next: Vec<String> = ours.filter_map(|queue| dead_letter_queue(queue, kind)).collect();
+    let mut names = Vec::new();
+    while let Some(name) = next.pop() {
+        next.extend(dead_letter_queue(&Queue::new(&*name), kind));
+        if queues.iter().all(|queue| queue.name != name) && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// What a queue is like that is of that kind where it says nothing of its own.
 fn arguments(queue: &Queue, kind: QueueKind) -> FieldTable {
     let mut arguments = FieldTable::new();
@@ -248,12 +304,7 @@ fn arguments(queue: &Queue, kind: QueueKind) -> FieldTable {
         arguments.insert(ShortString::from_static(name), value);
     };
     let quorum = queue.kind.unwrap_or(kind) == QueueKind::Quorum;
-    let mut dead_letter_queue = queue.dead_letter_queue.clone();
-    if quorum && !is_dead(&queue.name) {
-        // Of these the broker itself gives messages up, after too many deliveries; by default it
-        // would drop them.
-        dead_letter_queue.get_or_insert_with(|| dead_name(&queue.name));
-    }
+    let dead_letter_queue = dead_letter_queue(queue, kind);
     if quorum {
         set("x-queue-type", "quorum".into());
     }

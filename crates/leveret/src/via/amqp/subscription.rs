@@ -106,6 +106,9 @@ impl AmqpInlet {
         let mut exclusive = false;
         if let Source::Own { queue, bindings } = &self.subscription.source {
             exclusive = true;
+            let queues = std::slice::from_ref(queue);
+            let made = self.declared.make_dead_letter_queues(connection, queues).await;
+            made.map_err(|(_, error)| error)?;
             for step in own_steps(queue, bindings)? {
                 step.on(&channel).await?;
             }
