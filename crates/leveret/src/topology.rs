@@ -76,8 +76,8 @@ pub struct Queue {
     pub message_ttl: Option<Duration>,
     /// The queue that its dead letters go to, those that the broker makes: messages that expired,
     /// or were delivered too often without an answer. It is made with this queue, if it is not
-    /// there; what it is to be like is said by declaring it as well, or before. A quorum queue has one
-    /// where nothing is said, called like it with `.dead` behind it.
+    /// there; what it is to be like is said by declaring it as well, or before. A quorum queue has
+    /// one where nothing is said, called like it with `.dead` behind it.
     pub dead_letter_queue: Option<String>,
     /// How often a message may be delivered without being settled before the broker makes it a dead
     /// letter; `None` for as often as the broker thinks right. Only quorum queues count.
