@@ -84,7 +84,7 @@ async fn queues_that_their_kind_does_not_allow() {
     let quorum = |it: Queue| it.kind(QueueKind::Quorum).priorities(5);
     assert_no_queue(&bus, quorum, "quorum", "QueueKind::Classic").await;
     let limited = |it: Queue| Queue { delivery_limit: Some(3), ..it };
-    assert_no_queue(&bus, limited, "count deliveries", "QueueKind::Quorum").await;
+    assert_no_queue(&bus, limited, "count deliveries", "delivery_limit").await;
     let counting = limited(Queue::new("counting").kind(QueueKind::Quorum));
     bus.ensure(Topology::new().queue(counting)).await.unwrap();
     let own = bus.consume("q", handle).subjects(["s"]).own_queue();
