@@ -107,11 +107,16 @@ impl Declared {
     ) -> Result<(), (String, Error)> {
         for name in dead_letter_queues(queues, self.kind) {
             let what = format!("queue {name:?} for dead letters");
-            let step = match declare_queue(&Queue::new(name), self.kind) {
-                Ok(step) => step,
-                Err(error) => return Err((what, Error::TooLong(error.to_string()))),
+            let step = |queue: &Queue| {
+                let step = declare_queue(queue, self.kind);
+                step.map_err(|error| (what.clone(), Error::TooLong(error.to_string())))
             };
-            match self.declare(connection, &[step]).await {
+            // To see that it is there one needs no permission to make it.
+            let (there, make) = (step(&Queue::new(&*name).existing())?, step(&Queue::new(&*name))?);
+            if self.declare(connection, &[there]).await.is_ok() {
+                continue;
+            }
+            match self.declare(connection, &[make]).await {
                 Err((_, error)) if !differs(&error) => return Err((what, error)),
                 _ => {}
             }

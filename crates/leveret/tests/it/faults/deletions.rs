@@ -1,7 +1,7 @@
 //! Queues that somebody deletes while they are in use, or puts others in their place.
 
 use crate::shared_rabbitmq;
-use leveret::{Bus, ConsumerState, Cx, Failure, Retry, Text};
+use leveret::{Bus, ConsumerState, Cx, Failure, Queue, Retry, Text, Topology};
 use leveret_peers::Leveret;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -113,6 +113,36 @@ async fn refusals(url: &str) {
     let health = consumer.health();
     assert_eq!((health.dead, health.retried, health.oldest), (1, 0, None));
     bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_comes_back_with_the_one_for_its_dead_letters_on_leveret() {
+    let leveret = block_in_place(Leveret::start);
+    both_come_back(&leveret.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_comes_back_with_the_one_for_its_dead_letters_on_rabbitmq() {
+    let Some((rabbit, vhost)) = shared_rabbitmq() else { return };
+    both_come_back(&rabbit.url_of(&vhost)).await;
+}
+
+async fn both_come_back(url: &str) {
+    let bus = Bus::connect(url).await.expect("a broker");
+    // It is there already when the consumer starts.
+    bus.ensure(Topology::new().queue(Queue::new("late"))).await.expect("it is made");
+    let other = Bus::connect(url).await.expect("a broker");
+    let like = |queue: Queue| queue.dead_letter_queue("late");
+    let consumer = other.consume("deleted", async |_: Text, _: Cx| Ok(())).queue(like);
+    consumer.start().await.expect("a consumer");
+    bus.close().await;
+    delete_queue(url, "late").await;
+    delete_queue(url, "deleted").await;
+    for queue in ["deleted", "late"] {
+        let there = async || matches!(other.queue(queue).await, Ok(Some(_)));
+        wait_for(queue, there).await;
+    }
+    other.close().await;
 }
 
 /// As somebody else does.
