@@ -115,8 +115,15 @@ impl Program {
     /// Tells it to end, and waits for that: all that it said. It may not have begun to listen to
     /// such words.
     pub(crate) fn stop(mut self) -> Vec<String> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("tell it");
-        let status = self.wait();
+        let start = Instant::now();
+        // Nor hears a program what it is told just when it begins to listen.
+        let status = loop {
+            kill_process(Pid::from_child(&self.child), Signal::TERM).expect("tell it");
+            if let Some(status) = self.ends_within(Duration::from_secs(1)) {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end: {:#?}", self.seen);
+        };
         let killed = status.signal() == Some(Signal::TERM.as_raw());
         assert!(status.success() || killed, "{status}: {:#?}", self.seen);
         std::mem::take(&mut self.seen)
@@ -129,10 +136,22 @@ impl Program {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
+        let ended = self.ends_within(PATIENCE);
+        ended.unwrap_or_else(|| panic!("it does not end: {:#?}", self.seen))
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("look at it") {
+                self.seen.extend(self.lines.iter());
+                return Some(status);
+            }
+            if start.elapsed() >= limit {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(5));
         }
-        self.child.wait().expect("it ends")
     }
 }
 
